@@ -1,0 +1,67 @@
+"""What every test gets: a short directory, a deadline, and a count of descriptors before and after."""
+
+import faulthandler
+import gc
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 30.0  # seconds for one test; a hang shows as a failure, with the place where it hung
+
+
+@pytest.fixture
+def directory():
+    """A directory with a short name, for a socket path has 107 bytes at most."""
+    path = tempfile.mkdtemp(prefix="us-", dir="/tmp")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def path(directory):
+    """Where nothing stands yet."""
+    return str(directory / "a.sock")
+
+
+@pytest.fixture(autouse=True)
+def deadline(request):
+    """Interrupt a test that hangs."""
+
+    def interrupt(number, frame):
+        faulthandler.dump_traceback(file=sys.__stderr__)
+        pytest.fail(f"still running after {DEADLINE} s")
+
+    marker = request.node.get_closest_marker("deadline")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, marker.args[0] if marker else DEADLINE)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def open_descriptors():
+    """The descriptors of this process, each with what it refers to where /proc tells."""
+    where = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    found = {}
+    for number in map(int, os.listdir(where)):
+        try:
+            os.fstat(number)
+        except OSError:
+            continue  # the descriptor of the listing itself
+        found[number] = os.readlink(f"/proc/self/fd/{number}") if where.startswith("/proc") else ""
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks(deadline):
+    """A test ends with the descriptors that it began with."""
+    gc.collect()
+    before = open_descriptors()
+    yield
+    gc.collect()
+    assert open_descriptors() == before
