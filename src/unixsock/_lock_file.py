@@ -63,17 +63,16 @@ def taken_by(lock_path: str | bytes) -> int | None:
     """
     try:
         file = os.lstat(lock_path)
+        where = b" %02x:%02x:%d " % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
         with open("/proc/locks", "rb") as table:
-            locks = table.read()
-    except OSError:
-        return None
-    where = b" %02x:%02x:%d " % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
-    for line in locks.splitlines():
-        if where in line:
             # "7: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF"; the second field of a waiter's line is "->".
-            fields = line.split()
-            if fields[1] == b"FLOCK":
-                return int(fields[4]) or None  # 0: a process outside our pid namespace
+            for line in table:
+                if where in line:
+                    fields = line.split()
+                    if fields[1] == b"FLOCK":
+                        return int(fields[4]) or None  # 0: a process outside our pid namespace
+    except OSError:
+        pass  # no such file to ask: not Linux, or not where we are
     return None
 
 
