@@ -1,0 +1,261 @@
+"""The examples do what they say, as programs of their own, and end without a traceback."""
+
+import contextlib
+import http.client
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from children import PATIENCE
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+HELLO = str(EXAMPLES / "hello_http.py")
+TWO_OWNERS = EXAMPLES / "two_owners.py"
+
+
+class Program:
+    """A running program, `argv` as for Popen; ended, with its process group, by the end of the with statement."""
+
+    def __init__(self, argv, **popen):
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(argv, stdout=pipe, stderr=pipe, start_new_session=True, **popen)
+        self.pid = self._process.pid
+        self._output = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        if self._process.returncode is None:
+            self.end(signal.SIGKILL)
+
+    def line(self):
+        """The next line of its standard output."""
+        while b"\n" not in self._output:
+            assert select.select([self._process.stdout], [], [], PATIENCE)[0], "nothing printed"
+            chunk = os.read(self._process.stdout.fileno(), 4096)
+            assert chunk, f"ended: {self._process.stderr.read().decode()}"
+            self._output += chunk
+        line, _, self._output = self._output.partition(b"\n")
+        return os.fsdecode(line)
+
+    def end(self, number):
+        """Send a signal to its process group, as a terminal does, and wait()."""
+        os.killpg(self.pid, number)
+        return self.wait()
+
+    def wait(self):
+        """Its exit status and its standard error."""
+        errors = self._process.communicate(timeout=PATIENCE)[1]
+        return self._process.returncode, errors.decode()
+
+
+class Connection(http.client.HTTPConnection):
+    """http.client over a Unix-domain socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(self._path)
+
+
+def answer(path):
+    """What GET / is answered by the server at `path`."""
+    with contextlib.closing(Connection(path)) as connection:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read().decode()
+
+
+@contextlib.contextmanager
+def hello(path):
+    """hello_http.py, listening at `path`."""
+    # Where nothing from outside makes Python flush at once, or print what is not UTF-8.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONIOENCODING": "utf-8:strict"}
+    with Program([sys.executable, HELLO, path], env=environment) as server:
+        assert server.line() == f"pid {server.pid} listens at {path}"
+        yield server
+
+
+def refused(*arguments):
+    """Exit status and standard error of a hello_http.py that cannot serve."""
+    run = subprocess.run([sys.executable, HELLO, *arguments], capture_output=True, timeout=PATIENCE, check=False)
+    assert run.stdout == b""
+    return run.returncode, os.fsdecode(run.stderr)
+
+
+def test_the_server_answers_a_client(path):
+    with hello(path) as server:
+        assert answer(path) == f"Hello from pid {server.pid}\n"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.parametrize("name", ["a.sock", "it's a.sock", os.fsdecode(b"\xff.sock")])
+def test_the_printed_curl_command_works_as_it_stands(directory, name):
+    if sys.platform == "darwin" and not name.isprintable():
+        pytest.skip("file names are UTF-8 here")
+    with hello(str(directory / name)) as server:
+        says, _, command = server.line().partition(": ")
+        assert says == "Ask it"
+        asked = subprocess.run(
+            shlex.split(command), env={**os.environ, "no_proxy": "*"}, capture_output=True, timeout=PATIENCE, check=True
+        )
+        assert asked.stdout.decode() == f"Hello from pid {server.pid}\n"
+
+
+def test_a_second_copy_says_in_one_line_who_has_the_path_and_the_first_one_serves_on(path):
+    with hello(path) as server:
+        status, errors = refused(path)
+        assert status == 1
+        assert re.fullmatch(rf"hello_http\.py: .*{re.escape(path)}.*\n", errors)
+        if os.path.exists("/proc/locks"):
+            assert f"pid {server.pid})" in errors
+        assert answer(path) == f"Hello from pid {server.pid}\n"
+
+
+def test_after_kill_9_a_new_copy_serves(path):
+    with hello(path) as server:
+        assert server.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert os.path.exists(path)
+    with hello(path) as server:
+        assert answer(path) == f"Hello from pid {server.pid}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_ends_cleanly_on_a_signal(path, number):
+    with hello(path) as server:
+        answer(path)
+        status, errors = server.end(number)
+    assert status == 0
+    assert re.fullmatch(r'local - - \[.*\] "GET / HTTP/1.1" 200 -\n', errors)
+    assert not os.path.exists(path)
+
+
+def test_a_client_that_sends_nothing_does_not_keep_the_server_from_ending(path):
+    with hello(path) as server, socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        answer(path)  # so that the silent one has been accepted, too
+        assert server.end(signal.SIGTERM)[0] == 0
+
+
+def test_a_regular_file_is_left_untouched(path):
+    Path(path).write_text("precious")
+    before = os.stat(path)
+    status, errors = refused(path)
+    assert status == 1
+    assert re.fullmatch(rf"hello_http\.py: .*not a socket.*{re.escape(path)}.*\n", errors)
+    assert Path(path).read_text() == "precious"
+    after = os.stat(path)
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 108, "File name too long"),
+        ("missing/a.sock", "No such file or directory"),
+        ("two\nlines/a.sock", "No such file or directory"),
+        ("", "must end in a file name"),
+    ],
+)
+def test_a_path_that_cannot_be_had_is_refused_in_one_line(directory, name, reason):
+    status, errors = refused(f"{directory}/{name}")
+    assert status == 1
+    assert re.fullmatch(rf"hello_http\.py: .*{reason}.*\n", errors)
+    assert os.listdir(directory) == []
+
+
+def test_an_empty_path_is_refused_in_one_line():
+    assert refused("") == (1, "hello_http.py: path is empty\n")
+
+
+def test_without_a_path_the_usage_is_shown():
+    status, errors = refused()
+    assert status == 2
+    assert errors.startswith("usage: hello_http.py [-h] PATH\n")
+    assert "Traceback" not in errors
+
+
+def play(program, directory):
+    """Run two_owners.py, or a variant; its exit status and output. Its temporary directories go to `directory`."""
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    run = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert run.stderr == b""
+    return run.returncode, run.stdout.decode()
+
+
+def test_two_owners_sees_both_usual_ways_lose_and_bind_exclusive_not(directory):
+    status, output = play(TWO_OWNERS, directory)
+    assert status == 0
+    robbing, stuck, exclusive = output.rstrip("\n").split("\n\n")
+    assert re.fullmatch(
+        r"""unlink, then bind
+  first start     pid (\d+) listens
+  a client        gets to pid \1
+  second start    pid (?!\1)(\d+) listens
+  a client        gets to pid \2
+  the first one   pid \1 still listens at .*
+  after kill -9   pid (\d+) listens
+  a client        gets to pid \3
+  => a running server is robbed; after a crash the next start works""",
+        robbing,
+    )
+    assert re.fullmatch(
+        r"""bind alone
+  first start     pid (\d+) listens
+  a client        gets to pid \1
+  second start    pid (\d+) is refused: .*Address already in use.*
+  a client        gets to pid \1
+  the first one   pid \1 still listens at .*
+  after kill -9   pid (\d+) is refused: .*Address already in use.*
+  a client        gets to nobody \(Connection refused\)
+  => a running server keeps its name; after a crash the next start fails""",
+        stuck,
+    )
+    assert re.fullmatch(
+        r"""bind_exclusive
+  first start     pid (\d+) listens
+  a client        gets to pid \1
+  second start    pid (\d+) is refused: .*Address already in use \(taken by (?:pid \1|another process or guard)\).*
+  a client        gets to pid \1
+  the first one   pid \1 still listens at .*
+  after kill -9   pid (\d+) listens
+  a client        gets to pid \3
+  => a running server keeps its name; after a crash the next start works""",
+        exclusive,
+    )
+
+
+def test_two_owners_leaves_no_process_and_no_file(directory):
+    output = play(TWO_OWNERS, directory)[1]
+    assert os.listdir(directory) == []
+    pids = {int(pid) for pid in re.findall(r"(?:start|kill -9) +pid (\d+)", output)}
+    assert len(pids) == 9
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("worse", ["unlink_then_bind", "bind_alone"])
+def test_two_owners_exits_1_when_bind_exclusive_is_no_better_than_the_others(directory, worse):
+    program = directory / "variant.py"
+    text = TWO_OWNERS.read_text()
+    assert text.count("unixsock.bind_exclusive") == 1
+    program.write_text(text.replace("unixsock.bind_exclusive", worse))
+    assert play(program, directory)[0] == 1
