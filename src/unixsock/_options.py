@@ -47,13 +47,14 @@ def checked_timeout(timeout: float | None) -> float:
     if timeout is None:
         return math.inf
     try:
-        missing = math.isnan(timeout)  # refuses a str, which float() would take
+        negative_or_nan = math.isnan(timeout) or timeout < 0  # isnan refuses a str, which float() would take
     except TypeError:
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
-    seconds = float(timeout)
-    if missing or seconds < 0:
+    except OverflowError:
+        raise OverflowError("timeout must fit a float; None waits without limit") from None
+    if negative_or_nan:
         raise ValueError(f"timeout must be at least 0 seconds or None, not {timeout!r}")
-    return seconds
+    return float(timeout)
 
 
 def _integer(argument: str, value: int) -> int:
