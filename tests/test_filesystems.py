@@ -1,0 +1,180 @@
+"""The life of an address on every filesystem that this run may mount; the others are skipped, each with its reason.
+
+Those that UNIXSOCK_FILESYSTEMS names, "tmpfs overlay ext4" for example, fail instead.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+import pytest
+
+from children import Child
+
+# Each ends up at m, and finds in lower what somebody has left there.
+MOUNT = {
+    "tmpfs": "mount -t tmpfs none m",
+    "overlay": "mkdir upper work; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none m",
+    "overlay-of-two": """
+        mkdir two; mount -t tmpfs none two; mkdir two/upper two/work
+        mount -t overlay -o lowerdir=lower,upperdir=two/upper,workdir=two/work none m
+    """,
+    "ext4": "truncate -s 16M image; mkfs.ext4 -q image; mount -o loop image m",
+    "xfs": "truncate -s 300M image; mkfs.xfs -q image; mount -o loop image m",
+    "btrfs": "truncate -s 128M image; mkfs.btrfs -q image; mount -o loop image m",
+    "fuse": "bindfs lower m",
+}
+REQUIRED = os.environ.get("UNIXSOCK_FILESYSTEMS", "").split()
+assert MOUNT.keys() >= set(REQUIRED), f"UNIXSOCK_FILESYSTEMS: known are {' '.join(MOUNT)}"
+
+# Here a file's device number in stat(2) is not the one in /proc/locks.
+OWNER_UNKNOWN = ("overlay-of-two", "btrfs")
+
+BIND = "sock, guard = unixsock.bind_exclusive(path)"
+
+BIND_REFUSED = """
+try:
+    unixsock.bind_exclusive(path)
+except unixsock.AddressInUseError as error:
+    _ = ["refused", error.owner]
+"""
+
+SERVE_ITSELF = """
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(guard.address)
+    served, _ = sock.accept()
+    with served:
+        client.sendall(b"ping")
+        _ = served.recv(4).decode()
+"""
+
+RACE = """
+import threading
+together = threading.Barrier(8)
+won, refused = [], []
+def start():
+    together.wait()
+    try:
+        won.append(unixsock.bind_exclusive(path))
+    except unixsock.AddressInUseError as error:
+        refused.append(error)
+threads = [threading.Thread(target=start) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+_ = [len(won), len(refused)]
+"""
+
+SHELL = """
+import subprocess
+script = "PATH=$PATH:/usr/sbin:/sbin; " + script
+nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+done = subprocess.run(["sh", "-ec", script], cwd=cwd, stdin=nothing, stdout=nothing, stderr=pipe, text=True)
+_ = done.stderr.strip() if done.returncode else None
+"""
+
+
+class Mounted(NamedTuple):
+    name: str
+    place: str
+    process: Child
+
+
+@pytest.fixture(scope="module", params=MOUNT)
+def mounted(request):
+    """A filesystem that one process sees, and those that it forks: it is gone when they are, however this run ends."""
+    name = request.param
+    impossible = pytest.fail if name in REQUIRED else pytest.skip
+    with tempfile.TemporaryDirectory(prefix="us-", dir="/tmp") as directory, own_namespace(impossible) as process:
+
+        def shell(script):
+            complaint = process.do(SHELL, script=script, cwd=directory)
+            if complaint is not None:
+                impossible(f"{name}: {complaint}")
+
+        place = directory + "/m"
+        shell(f"mount -t tmpfs none {directory}; cd {directory}; mkdir m lower")
+        with process.fork() as killed:
+            killed.do(BIND, path=directory + "/lower/left.sock")
+        shell(MOUNT[name])
+        # A filesystem in user space is served by a process, which would outlive the namespace.
+        process.do("import atexit; atexit.register(subprocess.run, ['umount', place])", place=place)
+        yield Mounted(name, place, process)
+        shell("umount m")
+
+
+def own_namespace(impossible):
+    """A process in a mount namespace of its own, where it may mount what this system lets it."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        impossible("no unshare(1), so no mount namespaces")
+    options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
+    tried = subprocess.run([unshare, *options, "true"], stderr=subprocess.PIPE, text=True, check=False)
+    if tried.returncode:
+        impossible(tried.stderr.strip())
+    return Child(*options, "--", sys.executable, executable=unshare)
+
+
+@pytest.fixture
+def path(mounted):
+    """Where nothing stands yet, on that filesystem."""
+    return mounted.process.value("__import__('tempfile').mkdtemp(dir=place)", place=mounted.place) + "/a.sock"
+
+
+def test_a_second_start_is_refused_and_told_who_owns_where_the_system_tells(mounted, path):
+    with mounted.process.fork() as owner, mounted.process.fork() as second:
+        owner.do(BIND, path=path)
+        refusal, pid = second.do(BIND_REFUSED, path=path)
+        assert refusal == "refused"
+        assert pid == owner.pid or (pid is None and mounted.name in OWNER_UNKNOWN)
+        assert owner.do(SERVE_ITSELF) == "ping"
+
+
+def test_a_killed_owner_leaves_a_dead_name_that_the_next_start_clears(mounted, path):
+    with mounted.process.fork() as owner:
+        owner.do(BIND, path=path)
+        lock_file = owner.value("os.fstat(guard.fileno()).st_ino")
+        owner.kill()
+    with mounted.process.fork() as successor:
+        assert successor.value("os.path.exists(path)", path=path)
+        successor.do(BIND)
+        assert successor.do(SERVE_ITSELF) == "ping"
+        assert successor.value("os.fstat(guard.fileno()).st_ino") == lock_file
+        successor.do("guard.close()")
+        assert successor.value("os.listdir(os.path.dirname(path))") == ["a.sock.lock"]
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_SEQPACKET", "SOCK_DGRAM"])
+def test_a_server_that_knows_nothing_of_the_lock_keeps_its_name(mounted, path, kind):
+    with mounted.process.fork() as server, mounted.process.fork() as starter:
+        server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind)); sock.bind(path)", path=path, kind=kind)
+        inode = server.value("os.stat(path).st_ino")
+        assert starter.do(BIND_REFUSED, path=path) == ["refused", None]
+        assert server.value("os.stat(path).st_ino") == inode
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o666), (0o000, 0o600)], ids=oct)
+def test_the_mode_is_exact_whatever_the_umask(mounted, path, umask, mode):
+    with mounted.process.fork() as owner:
+        owner.do("os.umask(umask)", umask=umask)
+        owner.do("sock, guard = unixsock.bind_exclusive(path, mode=mode)", path=path, mode=mode)
+        assert owner.value("os.stat(path).st_mode & 0o777") == mode
+
+
+def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, path):
+    with mounted.process.fork() as killed:
+        killed.do(BIND, path=path)
+    with mounted.process.fork() as starters:
+        assert starters.do(RACE, path=path) == [1, 7]
+
+
+@pytest.mark.parametrize("mounted", ["overlay", "overlay-of-two", "fuse"], indirect=True)
+def test_a_dead_name_that_was_there_before_the_mount_is_cleared(mounted):
+    path = mounted.place + "/left.sock"
+    with mounted.process.fork() as starters:
+        assert starters.value("os.path.exists(path) and os.path.exists(path + '.lock')", path=path)
+        assert starters.do(RACE) == [1, 7]
