@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from children import Child
+
 DEADLINE = 30.0  # seconds for one test; a hang shows as a failure, with the place where it hung
+
+
+def pytest_collection_finish():
+    """What is there by now stays: the collections before and after each test need not look at it."""
+    gc.collect()
+    if hasattr(gc, "freeze"):
+        gc.freeze()
 
 
 @pytest.fixture
@@ -26,6 +35,14 @@ def directory():
 def path(directory):
     """Where nothing stands yet."""
     return str(directory / "a.sock")
+
+
+@pytest.fixture
+def user():
+    """A process without root's rights."""
+    with Child() as child:
+        child.give_up_root()
+        yield child
 
 
 @pytest.fixture(autouse=True)

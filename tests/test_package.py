@@ -1,0 +1,125 @@
+"""What the package shows, what importing it costs, and that its modules know only those below them."""
+
+import ast
+import inspect
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unixsock
+from children import PATIENCE
+
+PACKAGE = Path(unixsock.__file__).parent
+NAMES = ["AddressInUseError", "Guard", "bind_abstract", "bind_exclusive"]
+
+# Each layer imports from those before it only.
+LAYERS = [
+    {"_errors"},
+    {"_address", "_options", "_lock_file", "_socket_file"},
+    {"_claim"},
+    {"_guard"},
+    {"_bind"},
+    {"__init__"},
+]
+
+
+def fresh(code):
+    """What `code` prints in a new interpreter that has nothing but its own library and this package to import."""
+    program = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}"
+    printed = subprocess.check_output([sys.executable, "-I", "-S", "-c", program], text=True, timeout=PATIENCE)
+    return printed.splitlines()
+
+
+def test_four_names_are_public():
+    assert sorted(unixsock.__all__) == NAMES
+    assert sorted(name for name in vars(unixsock) if not name.startswith("_")) == NAMES
+
+
+def test_the_public_classes_go_by_their_public_names():
+    assert [f"{kind.__module__}.{kind.__qualname__}" for kind in (unixsock.Guard, unixsock.AddressInUseError)] == [
+        "unixsock.Guard",
+        "unixsock.AddressInUseError",
+    ]
+
+
+def test_the_functions_take_the_address_and_named_options():
+    def signature(function):
+        return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+    options = {"type": socket.SOCK_STREAM, "backlog": None, "timeout": 0.0}
+    assert signature(unixsock.bind_exclusive) == {"path": inspect.Parameter.empty, "mode": None, **options}
+    assert signature(unixsock.bind_abstract) == {"name": inspect.Parameter.empty, **options}
+
+
+def test_the_public_names_of_a_guard_are_these():
+    assert {name for name in dir(unixsock.Guard) if not name.startswith("_")} == {
+        "address",
+        "close",
+        "closed",
+        "fileno",
+        "lock_path",
+    }
+
+
+def test_everything_public_says_what_it_is():
+    public = [unixsock, *(getattr(unixsock, name) for name in NAMES)]
+    for kind in (unixsock.Guard, unixsock.AddressInUseError):
+        public += [member for name, member in vars(kind).items() if not name.startswith("_")]
+    assert len(public) == 10
+    for thing in public:
+        assert inspect.cleandoc(thing.__doc__ or "").partition("\n")[0].endswith("."), thing
+
+
+def test_importing_brings_in_nothing_that_socket_and_fcntl_have_not():
+    brought = fresh("""
+import socket, fcntl
+before = set(sys.modules)
+import unixsock
+print(*set(sys.modules) - before, sep="\\n")
+""")
+    assert "unixsock" in brought
+    assert {name for name in brought if name.partition(".")[0] != "unixsock"} <= {"__future__", "warnings"}
+
+
+def test_without_fcntl_the_import_error_says_what_is_missing():
+    name, message = fresh("""
+sys.modules["fcntl"] = None
+try:
+    import unixsock
+except ImportError as error:
+    print(error.name, error, sep="\\n")
+""")
+    assert name == "fcntl"
+    assert "flock" in message
+    assert "fcntl" in message
+
+
+def test_type_checkers_are_told_that_there_are_hints():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def module_names(tree):
+    """The modules of this package that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found = [node.module]
+        elif isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (name.partition(".")[2] for name in found if name.partition(".")[0] == "unixsock")
+
+
+def test_every_module_has_its_place():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("height", range(len(LAYERS)))
+def test_imports_point_down_only(height):
+    below = set().union(*LAYERS[:height])
+    for name in LAYERS[height]:
+        assert set(module_names(ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")))) <= below, name
