@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from unixsock._errors import naming
+from unixsock._errors import name_path
 
 # unix(7): sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, and a path in it ends with a NUL.
 PATH_LIMIT = 107 if sys.platform == "linux" else 103
@@ -50,10 +50,11 @@ def checked_name(name: str | bytes) -> bytes:
 
 def _joined_to_working_directory(path: str | bytes) -> str | bytes:
     # Joined, never normalised: link/../a.sock means what the kernel says it means.
-    with naming(path):
-        if isinstance(path, str):
-            return os.path.join(os.getcwd(), path)
-        return os.path.join(os.getcwdb(), path)
+    try:
+        return os.path.join(os.getcwd(), path) if isinstance(path, str) else os.path.join(os.getcwdb(), path)
+    except OSError as error:
+        name_path(error, path)
+        raise
 
 
 def _too_long(given: str | bytes, why: str) -> OSError:

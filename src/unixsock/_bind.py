@@ -13,7 +13,7 @@ import time
 
 from unixsock._address import checked_name, checked_path
 from unixsock._claim import claim
-from unixsock._errors import AddressInUseError, LockHeld, ServerBound, Taken, naming
+from unixsock._errors import AddressInUseError, LockHeld, ServerBound, Taken, name_path
 from unixsock._guard import Guard
 from unixsock._lock_file import path_of_lock, release, taken_by
 from unixsock._options import checked_backlog, checked_mode, checked_timeout, checked_type
@@ -143,8 +143,11 @@ def bind_abstract(
     seconds = checked_timeout(timeout)
 
     def attempt() -> tuple[socket.socket, Guard]:
-        with naming(name):
+        try:
             return _bound(address, None, kind, None, length)
+        except OSError as error:
+            name_path(error, name)
+            raise
 
     try:
         return _retried(attempt, seconds)
@@ -158,28 +161,28 @@ def _bound(
     """One try: a new socket, bound and listening, and its guard. `lock_path` is None for an abstract name."""
     lock = None if lock_path is None else claim(address, lock_path, create=True)
     try:
-        with naming(address):
-            sock = socket.socket(socket.AF_UNIX, kind)
+        sock = socket.socket(socket.AF_UNIX, kind)
         try:
             guard = Guard(address, lock_path, sock, lock)
         except BaseException:
             sock.close()
             raise
-    except BaseException:
+    except BaseException as error:
         if lock is not None:
             release(lock)
+        name_path(error, address)
         raise
     try:
-        with naming(address):
-            if mode is not None:
-                narrow_mode(sock, mode)
-            _bind(sock, address)
-            if mode is not None:
-                set_mode(address, mode)  # before listen: until then a stream socket refuses everyone
-            if kind != socket.SOCK_DGRAM:
-                sock.listen() if backlog is None else sock.listen(backlog)
+        if mode is not None:
+            narrow_mode(sock, mode)
+        _bind(sock, address)
+        if mode is not None:
+            set_mode(address, mode)  # before listen: until then a stream socket refuses everyone
+        if kind != socket.SOCK_DGRAM:
+            sock.listen() if backlog is None else sock.listen(backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
-    except BaseException:
+    except BaseException as error:
+        name_path(error, address)
         try:
             guard.close()
         except OSError:

@@ -1,14 +1,10 @@
-"""What a caller catches, and that every OSError names the path it is about.
+"""What a caller catches, and what our own modules tell each other.
 
 bind(2), listen(2), flock(2) and fstat(2) fail without a path: "[Errno 98] Address already in use" of which of
-a program's five sockets? Every system call of this package therefore runs inside ``naming(path)``.
+a program's five sockets? Invariant: every OSError that leaves the package names the path it is about.
 """
 
 from __future__ import annotations
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class AddressInUseError(OSError):
@@ -47,15 +43,7 @@ class ServerBound(Taken):
     """Nobody else holds the lock, and yet a server is bound at the address."""
 
 
-class naming:  # noqa: N801 - read as a verb: ``with naming(path):``
-    """Context manager: an OSError that leaves it has `path` for its ``filename``."""
-
-    def __init__(self, path: str | bytes) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if isinstance(error, OSError):
-            error.filename = self._path
+def name_path(error: BaseException, path: str | bytes) -> None:
+    """Have `error`, if it is an OSError, name `path` in its ``filename``."""
+    if isinstance(error, OSError):
+        error.filename = path

@@ -10,7 +10,7 @@ import os
 import warnings
 
 from unixsock._claim import claim
-from unixsock._errors import Taken, naming
+from unixsock._errors import Taken, name_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,16 +50,13 @@ class Guard:
     _lock_path: str | bytes | None
     _held: list[tuple[socket.socket, int | None]]  # empty once closed
 
-    # In __new__, not __init__: a guard that misses an argument never exists, so it is never finalised either.
-    def __new__(
-        cls, address: str | bytes, lock_path: str | bytes | None, sock: socket.socket, lock: int | None
-    ) -> Guard:
+    def __init__(
+        self, address: str | bytes, lock_path: str | bytes | None, sock: socket.socket, lock: int | None
+    ) -> None:
         """Take over `sock` and the descriptor `lock`; `lock` and `lock_path` are None for an abstract name."""
-        self = super().__new__(cls)
         self._address = address
         self._lock_path = lock_path
         self._held = [(sock, lock)]
-        return self
 
     @property
     def address(self) -> str | bytes:
@@ -111,8 +108,10 @@ class Guard:
         except IndexError:
             return
         try:
-            with naming(self._address):
-                sock.close()
+            sock.close()
+        except OSError as error:
+            name_path(error, self._address)
+            raise
         finally:
             if lock is not None and self._lock_path is not None:
                 _let_go(self._address, self._lock_path, lock)
@@ -124,9 +123,9 @@ class Guard:
         # For copy as for pickle. A copy would close a descriptor number that is not its own.
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
-    # The default outlives this module's globals, which are gone when the interpreter ends.
+    # The default argument outlives this module's globals, which may be gone when the interpreter ends.
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if not self.closed:
+        if getattr(self, "_held", None):  # __init__ may not have got that far
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
 
     def _open_pair(self) -> tuple[socket.socket, int | None]:
@@ -139,8 +138,10 @@ class Guard:
 def _let_go(path: str | bytes, lock_path: str | bytes, lock: int) -> None:
     try:
         # Never LOCK_UN: it would free the lock for every process that shares the open file description.
-        with naming(lock_path):
-            os.close(lock)
+        os.close(lock)
+    except OSError as error:
+        name_path(error, lock_path)
+        raise
     finally:
         # Anew, not under the lock held so far. Two forked closers share that one, and the slower would unlink
         # what a stranger has bound since; after the lock file was replaced, or the descriptor closed behind our

@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from unixsock._errors import LockHeld, naming
+from unixsock._errors import LockHeld, name_path
 
 # O_RDWR: NFS locks need it. O_NOFOLLOW: a planted link must not make us lock, or create, a file elsewhere.
 # O_NONBLOCK: a FIFO, or a write lease that another user holds on a lock file of his, must not hang us.
@@ -32,7 +32,7 @@ def acquire(lock_path: str | bytes, *, create: bool) -> int:
 
     Where no file stands at `lock_path`, it is made if `create` is true, else FileNotFoundError.
     """
-    with naming(lock_path):
+    try:
         for _ in range(_ROUNDS):
             lock = _open(lock_path, create=create)
             if lock is None:
@@ -44,7 +44,10 @@ def acquire(lock_path: str | bytes, *, create: bool) -> int:
                 release(lock)
                 raise
             release(lock)
-        raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced")
+    except OSError as error:
+        name_path(error, lock_path)
+        raise
+    raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced", lock_path)
 
 
 def release(lock: int) -> None:

@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 
-from unixsock._errors import ServerBound, naming
+from unixsock._errors import ServerBound, name_path
 
 # PyPy has no os.O_PATH; the number is the same wherever PyPy runs.
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -23,21 +23,23 @@ def clear_stale(path: str | bytes) -> None:
 
     ServerBound when somebody is bound there, FileExistsError when it is not a socket.
     """
-    with naming(path):
-        try:
-            # lstat: a link is not a socket, whatever it points to.
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise FileExistsError(errno.EEXIST, "File exists and is not a socket")
-            # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and
-            # cannot be found through it yet: without this, 191 of 907,484 names that came to life were unlinked.
-            os.rename(path, path)
-            _refuse_if_bound(path)
-            # The lock proves that no other user of this library has bound here, the looks that no other server
-            # has. One without the lock can still unlink and bind between the looks and this line: POSIX has no
-            # compare-and-unlink.
-            os.unlink(path)
-        except FileNotFoundError:
-            pass  # gone, whoever removed it
+    try:
+        # lstat: a link is not a socket, whatever it points to.
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "File exists and is not a socket")
+        # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and
+        # cannot be found through it yet: without this, 191 of 907,484 names that came to life were unlinked.
+        os.rename(path, path)
+        _refuse_if_bound(path)
+        # The lock proves that no other user of this library has bound here, the looks that no other server
+        # has. One without the lock can still unlink and bind between the looks and this line: POSIX has no
+        # compare-and-unlink.
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # gone, whoever removed it
+    except OSError as error:
+        name_path(error, path)
+        raise
 
 
 def _refuse_if_bound(path: str | bytes) -> None:
