@@ -67,7 +67,8 @@ def bind_exclusive(
         TypeError, ValueError, OverflowError: an argument is wrong; nothing has been created.
 
     A call that raises leaves no descriptor, no lock and no socket file of its own; the lock file may stay. (An
-    interrupt between a system call's return and its assignment in Python can leak that one descriptor.)
+    interrupt between a system call's return and its assignment in Python, or just before a descriptor is closed, can
+    leak that one descriptor.)
 
     Promised: until the last process that holds the socket and the lock lets go, no other ``bind_exclusive(path)`` on
     this machine succeeds; once all are gone, SIGKILL included, the next one does. Not promised: anything against

@@ -1,0 +1,139 @@
+"""Every system call of the package, seen before it happens.
+
+    def hook(call):
+        print(call.name, call.args)  # os.open ('/tmp/a.sock.lock', 657410)
+        return call.run()  # what the package gets; a hook may as well raise, or answer without running it
+
+    with intercepted(hook):
+        sock, guard = unixsock.bind_exclusive(path)
+        guard.close()
+
+Names are "os.open", "os.path.exists", "fcntl.flock", "time.sleep"; "socket.socket" for the making of a socket, and
+"socket.bind" for its methods, whose first argument is the socket; "open" for the builtin, and "file.read" for the
+methods of what it returned. The end of a with statement is a "socket.close" or a "file.close".
+
+Only what _PURE names is taken for no system call, so that one which the package makes in future is seen, too. Seen
+are sockets and files that were made inside.
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import socket
+import sys
+import time
+import types
+
+_PURE = {
+    *("os.fsencode", "os.fsdecode", "os.fspath", "os.strerror", "os.major", "os.minor", "os.makedev"),
+    *("os.path." + name for name in ("join", "split", "basename", "dirname", "isabs", "normpath", "samestat")),
+    *("socket.fileno", "socket.detach", "socket.gettimeout", "socket.getblocking"),
+    *("time.monotonic", "time.time"),
+}
+
+_hooks = []  # the one in force, if any: sockets and files that outlive it are ordinary ones
+
+
+class Call:
+    """One call that is about to happen."""
+
+    __slots__ = ("args", "function", "kwargs", "name")
+
+    def __init__(self, name, function, args, kwargs):
+        self.name = name
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+
+    def __repr__(self):
+        return f"{self.name}{self.args}"
+
+    def run(self):
+        return self.function(*self.args, **self.kwargs)
+
+
+@contextlib.contextmanager
+def intercepted(hook):
+    """Send every system call of the package, in all threads, through `hook`, which gets a Call."""
+    replacements = _replacements()
+    _hooks.append(hook)
+    changed = []
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "unixsock":
+            names = vars(module)
+            changed.append((names, {key: value for key, value in names.items() if id(value) in replacements}))
+            names.update({key: replacements[id(value)] for key, value in changed[-1][1].items()})
+            names["open"] = replacements[id(open)]
+    try:
+        yield
+    finally:
+        _hooks.remove(hook)
+        for names, before in changed:
+            del names["open"]
+            names.update(before)
+
+
+@functools.cache
+def _replacements():
+    """What the package gets in place of a module, or of a function that it has imported by name; by id."""
+    socket_class = type("Socket", (_Socket,), dict(_system_calls("socket", socket.socket)))
+    os_path = _proxy("os.path", os.path)
+    proxies = {
+        os.path: os_path,
+        os: _proxy("os", os, path=os_path),
+        fcntl: _proxy("fcntl", fcntl),
+        socket: _proxy("socket", socket, socket=_through("socket.socket", socket_class)),
+        time: _proxy("time", time),
+    }
+    replacements = {id(open): _through("open", _File)}
+    for module, proxy in proxies.items():
+        for key, value in vars(module).items():
+            if getattr(proxy, key) is not value:
+                replacements[id(value)] = getattr(proxy, key)
+    replacements.update((id(module), proxy) for module, proxy in proxies.items())
+    return replacements
+
+
+def _proxy(prefix, module, **others):
+    return types.SimpleNamespace(**{**vars(module), **dict(_system_calls(prefix, module)), **others})
+
+
+def _system_calls(prefix, owner):
+    """The name of each that `owner` has among its attributes, and what goes through the hook in its place."""
+    for key in dir(owner):
+        name = f"{prefix}.{key}"
+        value = getattr(owner, key)
+        if callable(value) and not isinstance(value, type) and not key.startswith("_") and name not in _PURE:
+            yield key, _through(name, value)
+
+
+def _through(name, function):
+    def call(*args, **kwargs):
+        made = Call(name, function, args, kwargs)
+        return _hooks[-1](made) if _hooks else made.run()
+
+    return call
+
+
+class _Socket(socket.socket):
+    __slots__ = ()
+
+    def __repr__(self):  # the usual one asks the kernel
+        return f"<socket {self.fileno()}>"
+
+
+class _File:
+    """What the builtin open() returned."""
+
+    def __init__(self, *args, **kwargs):
+        vars(self).update(_system_calls("file", open(*args, **kwargs)))  # noqa: SIM115 - the caller closes it
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def __iter__(self):  # one call, however long the file is
+        return iter(self.readlines())

@@ -1,0 +1,204 @@
+"""A start and a close, again and again, each time with something else done to them.
+
+    with stage(directory) as path:
+        with scene(path, stale_name):
+            verdict(unixsock.bind_exclusive, path, {})  # ("success", None)
+
+Leaving a scene asserts what must hold whatever was done in it: nothing that is not ours has been touched, the lock
+file is the same file, and the next start succeeds at once.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+import pytest
+
+import unixsock
+
+SUCCESS = "success"
+IN_USE = "AddressInUseError"
+UMASK = 0o077
+DEAD_MODE = 0o751  # no start makes such a name: it was there before
+WIDE = 0o666  # more than the umask lets bind(2) give
+
+
+# What stands at the path when a start begins.
+
+
+@contextlib.contextmanager
+def nothing(path):
+    yield
+
+
+@contextlib.contextmanager
+def only_the_lock_file(path):
+    os.close(os.open(path + ".lock", os.O_CREAT | os.O_EXCL, 0o600))
+    yield
+
+
+@contextlib.contextmanager
+def stale_name(path):
+    with only_the_lock_file(path):
+        dead_socket(path)
+        yield
+
+
+@contextlib.contextmanager
+def stale_name_without_lock_file(path):
+    dead_socket(path)
+    yield
+
+
+@contextlib.contextmanager
+def owner(path):
+    with unixsock.bind_exclusive(path)[1], untouched(path):
+        yield
+        assert_reachable(path)
+
+
+@contextlib.contextmanager
+def server_without_the_lock(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        with untouched(path):
+            yield
+            assert_reachable(path)
+
+
+@contextlib.contextmanager
+def regular_file(path):
+    with open(path, "x") as file:
+        file.write("precious")
+    with untouched(path):
+        yield
+    os.unlink(path)
+
+
+def dead_socket(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+    os.chmod(path, DEAD_MODE)
+
+
+# What stands at the path, and how the start is called.
+STARTS = {
+    "nothing there": (nothing, {}),
+    "nothing there, datagram": (nothing, {"type": socket.SOCK_DGRAM}),
+    "only the lock file": (only_the_lock_file, {}),
+    "stale name": (stale_name, {}),
+    "stale name, no lock file": (stale_name_without_lock_file, {}),
+    "stale name, mode": (stale_name, {"mode": WIDE}),
+    "stale name, datagram, mode": (stale_name, {"type": socket.SOCK_DGRAM, "mode": WIDE}),
+    "refused: owner": (owner, {}),
+    "refused: server without the lock": (server_without_the_lock, {}),
+    "refused: regular file": (regular_file, {}),
+}
+
+
+# What must hold afterwards.
+
+
+@contextlib.contextmanager
+def stage(directory):
+    """A path in `directory`, among strangers: a file, a dead socket and a live server, to which nobody comes."""
+    path = os.path.join(directory, "a.sock")
+    file, dead, live = strangers(path)
+    umask = os.umask(UMASK)
+    try:
+        dead_socket(dead)
+        with regular_file(file), socket.socket(socket.AF_UNIX) as server:
+            server.bind(live)
+            server.listen()
+            yield path
+            server.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            assert_reachable(live)
+    finally:
+        os.umask(umask)
+
+
+def strangers(path):
+    return path + ".old", path[:-1], path + ".lock.sock"
+
+
+@contextlib.contextmanager
+def scene(path, standing):
+    """What is `standing` at the path of a stage, for one start."""
+    with contextlib.ExitStack() as stack:
+        for stranger in strangers(path):
+            stack.enter_context(untouched(stranger))
+        with standing(path), same_lock_file(path):
+            yield
+        with same_lock_file(path):
+            assert_next_start_succeeds(path)
+        os.unlink(path + ".lock")
+
+
+@contextlib.contextmanager
+def untouched(path):
+    """Nobody replaces, removes, writes, links or re-modes the file at `path`."""
+    before = os.lstat(path)
+    yield
+    after = os.lstat(path)
+    for name in ("st_ino", "st_mode", "st_nlink", "st_size", "st_mtime_ns", "st_ctime_ns"):
+        assert getattr(after, name) == getattr(before, name), (path, name)
+
+
+@contextlib.contextmanager
+def same_lock_file(path):
+    """The lock file, if there is one, stays the same one."""
+    if not os.path.exists(path + ".lock"):
+        yield
+        return
+    # As long as it is open, no other file gets its inode number.
+    with open(path + ".lock"), untouched(path + ".lock"):
+        yield
+
+
+def assert_next_start_succeeds(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    with guard:
+        assert_reachable(path)
+        sock.accept()[0].close()
+    assert not os.path.lexists(path)
+
+
+def assert_reachable(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+
+
+# How a start and a close end.
+
+
+def verdict(bind, address, how):
+    """SUCCESS, IN_USE or the name of the errno; then the filename of the error, if there was one."""
+    try:
+        with bind(address, **how)[1]:
+            assert "mode" not in how or mode_of(address) == how["mode"]
+    except unixsock.AddressInUseError as error:
+        return IN_USE, error.filename
+    except OSError as error:
+        return errno.errorcode[error.errno], error.filename
+    return SUCCESS, None
+
+
+def mode_of(path):
+    """Its permission bits; None when nothing is there."""
+    try:
+        return stat.S_IMODE(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def total(request, what):
+    """For a fixture of a module: a list, the length of which is printed as a number of `what` in the end."""
+    counted = []
+    yield counted
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{len(counted)} {what}")
