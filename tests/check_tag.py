@@ -1,0 +1,32 @@
+"""Refuse a release whose tag is not the package's version, or of which the changelog says nothing.
+
+    python tests/check_tag.py v0.1.0
+
+Run by the release workflow before it builds anything. Prints the changelog's entry.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def entry_of(tag, pyproject, changelog):
+    """What `changelog` says under the version that `tag` and `pyproject` agree on; ValueError if there is none."""
+    version = re.search(r'^version = "(.+)"$', pyproject, re.MULTILINE)[1]
+    if tag != f"v{version}":
+        raise ValueError(f"the tag is {tag}, but pyproject.toml says {version}")
+    heading = rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$"
+    found = re.search(rf"{heading}(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    if not (found and found[1].strip()):
+        raise ValueError(f'docs/changelog.md has no entry "## {version} - YYYY-MM-DD"')
+    return found[1].strip()
+
+
+if __name__ == "__main__":
+    pyproject, changelog = ((ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "docs/changelog.md"))
+    try:
+        print(entry_of(sys.argv[1], pyproject, changelog))
+    except ValueError as error:
+        sys.exit(f"no release: {error}")
