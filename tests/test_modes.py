@@ -177,6 +177,16 @@ def test_a_link_that_is_planted_at_the_last_moment_is_not_followed(path, umask, 
     assert os.path.islink(path)
 
 
+@pytest.mark.parametrize("umask", [0o077], indirect=True)
+def test_elsewhere_than_on_linux_chmod_is_told_not_to_follow_a_link(path, umask, monkeypatch):
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", lambda *arguments, **options: asked.append((arguments, options)))
+        patch.setattr(sys, "platform", "darwin")
+        unixsock.bind_exclusive(path, mode=0o666)[1].close()
+    assert asked == [((path, 0o666), {"follow_symlinks": False})]
+
+
 def test_a_name_that_is_gone_before_it_has_its_mode_is_an_error(directory, path, monkeypatch):
     between_bind_and_chmod(monkeypatch, os.unlink)
     with pytest.raises(FileNotFoundError) as refusal:
