@@ -113,9 +113,10 @@ def test_a_name_has_neither_mode_nor_path(name, argument):
 
 
 @pytest.mark.parametrize("given_as", [str, os.fsencode])
-def test_elsewhere_than_on_linux_the_error_says_so(name, given_as, monkeypatch):
+@pytest.mark.parametrize("system", ["darwin", "openbsd7"])
+def test_elsewhere_than_on_linux_the_error_says_so(name, given_as, system, monkeypatch):
     with pytest.raises(OSError, match="Linux only") as refusal, monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(sys, "platform", system)
         unixsock.bind_abstract(given_as(name))
     assert refusal.value.errno == errno.EOPNOTSUPP
     assert refusal.value.filename == given_as(name)

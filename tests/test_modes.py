@@ -178,11 +178,12 @@ def test_a_link_that_is_planted_at_the_last_moment_is_not_followed(path, umask, 
 
 
 @pytest.mark.parametrize("umask", [0o077], indirect=True)
-def test_elsewhere_than_on_linux_chmod_is_told_not_to_follow_a_link(path, umask, monkeypatch):
+@pytest.mark.parametrize("system", ["darwin", "openbsd7"])
+def test_elsewhere_than_on_linux_chmod_is_told_not_to_follow_a_link(path, umask, system, monkeypatch):
     asked = []
     with monkeypatch.context() as patch:
         patch.setattr(os, "chmod", lambda *arguments, **options: asked.append((arguments, options)))
-        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(sys, "platform", system)
         unixsock.bind_exclusive(path, mode=0o666)[1].close()
     assert asked == [((path, 0o666), {"follow_symlinks": False})]
 
