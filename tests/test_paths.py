@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import socket
 import sys
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_a_path_as_long_as_the_kernel_takes_is_bound(directory):
         client.connect(guard.address)
         sock.accept()[0].close()
     assert os.listdir(directory) == [os.path.basename(path) + ".lock"]
+
+
+@pytest.mark.parametrize(("system", "limit"), [("linux", 107), ("darwin", 103), ("freebsd14", 103), ("openbsd7", 103)])
+def test_the_limit_is_that_of_the_systems_sun_path(system, limit, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", system)
+        assert runpy.run_path(unixsock._address.__file__)["PATH_LIMIT"] == limit
 
 
 @pytest.mark.parametrize("given_as", [str, os.fsencode])
