@@ -18,7 +18,6 @@ are sockets and files that were made inside.
 
 import contextlib
 import fcntl
-import functools
 import os
 import socket
 import sys
@@ -56,15 +55,14 @@ class Call:
 @contextlib.contextmanager
 def intercepted(hook):
     """Send every system call of the package, in all threads, through `hook`, which gets a Call."""
-    replacements = _replacements()
     _hooks.append(hook)
     changed = []
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "unixsock":
             names = vars(module)
-            changed.append((names, {key: value for key, value in names.items() if id(value) in replacements}))
-            names.update({key: replacements[id(value)] for key, value in changed[-1][1].items()})
-            names["open"] = replacements[id(open)]
+            changed.append((names, {key: value for key, value in names.items() if id(value) in _REPLACEMENTS}))
+            names.update({key: _REPLACEMENTS[id(value)] for key, value in changed[-1][1].items()})
+            names["open"] = _REPLACEMENTS[id(open)]
     try:
         yield
     finally:
@@ -74,8 +72,7 @@ def intercepted(hook):
             names.update(before)
 
 
-@functools.cache
-def _replacements():
+def _all_replacements():
     """What the package gets in place of a module, or of a function that it has imported by name; by id."""
     socket_class = type("Socket", (_Socket,), dict(_system_calls("socket", socket.socket)))
     os_path = _proxy("os.path", os.path)
@@ -137,3 +134,6 @@ class _File:
 
     def __iter__(self):  # one call, however long the file is
         return iter(self.readlines())
+
+
+_REPLACEMENTS = _all_replacements()

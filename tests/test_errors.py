@@ -128,7 +128,7 @@ def test_a_live_server_without_the_lock_keeps_its_name_and_the_lock_is_not_blame
         server.bind(path)
         server.listen()
         before = standing(directory)
-        with pytest.raises(unixsock.AddressInUseError, match="not by a lock") as refusal:
+        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
             unixsock.bind_exclusive("a.sock")
         assert refusal.value.errno == errno.EADDRINUSE
         assert refusal.value.filename == "a.sock"
@@ -250,6 +250,17 @@ def test_a_call_that_names_no_path_does_so_here(directory, path, monkeypatch, ow
         unixsock.bind_exclusive(path)
     assert refusal.value.errno == errno.ENOBUFS
     assert refusal.value.filename == (path + ".lock" if call == "fstat" else path)
+    assert os.listdir(directory) == ["a.sock.lock"]
+
+
+def test_what_a_signal_handler_raises_meanwhile_is_left_as_it_is(directory, path, monkeypatch):
+    def interrupted(name):
+        raise TimeoutError("too slow")
+
+    with pytest.raises(TimeoutError) as refusal, monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", interrupted)
+        unixsock.bind_exclusive(path)
+    assert str(refusal.value) == "too slow"
     assert os.listdir(directory) == ["a.sock.lock"]
 
 

@@ -18,7 +18,7 @@ from unixsock import bind_abstract, bind_exclusive
 
 # What the manual pages say that a call can fail with. One that is not in the table gets them all.
 MANUAL_PAGES = {
-    "os.getcwd": "EACCES ENOENT ENOMEM",
+    "os.getcwdb": "EACCES ENOENT ENOMEM",
     "os.open": "EACCES EAGAIN EBUSY EDQUOT EEXIST EINTR EINVAL EISDIR ELOOP EMFILE ENFILE ENODEV ENOENT ENOMEM ENOSPC "
     "ENOTDIR ENXIO EOPNOTSUPP EPERM EROFS ETXTBSY",
     "os.fstat": "EBADF ENOMEM EOVERFLOW",
@@ -203,7 +203,7 @@ def assert_survives(fault, hooks, run, address):
 @pytest.mark.parametrize("start", STARTS)
 def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch, hooks, faults, start):
     def named(step):
-        if step.name == "os.getcwd":
+        if step.name == "os.getcwdb":
             return path
         return os.path.abspath(path) + (".lock" if step.about in ("lock", "new lock") else "")
 

@@ -54,7 +54,7 @@ def test_without_its_lock_file_a_live_server_still_keeps_its_name(directory, pat
     sock, guard = unixsock.bind_exclusive(path)
     with guard, socket.socket(socket.AF_UNIX) as client:
         gone(lock_path)
-        with pytest.raises(unixsock.AddressInUseError, match="not by a lock") as refusal:
+        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
             unixsock.bind_exclusive(path)
         assert refusal.value.owner is None
         client.connect(path)

@@ -188,6 +188,19 @@ def test_elsewhere_than_on_linux_chmod_is_told_not_to_follow_a_link(path, umask,
     assert asked == [((path, 0o666), {"follow_symlinks": False})]
 
 
+@pytest.mark.parametrize("umask", [0o077], indirect=True)
+@on_linux
+def test_without_proc_the_error_says_what_is_missing(directory, path, umask, monkeypatch):
+    def chmod(name, mode):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+
+    with pytest.raises(FileNotFoundError, match="without /proc") as refusal, monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", chmod)
+        unixsock.bind_exclusive(path, mode=0o666)
+    assert refusal.value.filename == path
+    assert os.listdir(directory) == ["a.sock.lock"]
+
+
 def test_a_name_that_is_gone_before_it_has_its_mode_is_an_error(directory, path, monkeypatch):
     between_bind_and_chmod(monkeypatch, os.unlink)
     with pytest.raises(FileNotFoundError) as refusal:

@@ -39,6 +39,20 @@ def test_a_path_comes_as_str_bytes_or_pathlike_and_the_guard_answers_in_kind(pat
     assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
 
 
+def test_an_odd_kind_of_str_comes_back_as_a_plain_one(path):
+    class Odd(str):
+        __slots__ = ()
+
+        def __add__(self, other):
+            return other
+
+        __str__ = __repr__ = __add__
+
+    with unixsock.bind_exclusive(Odd(path))[1] as guard:
+        assert (guard.address, guard.lock_path) == (path, path + ".lock")
+        assert type(guard.address) is type(guard.lock_path) is str
+
+
 @needs_bytes_names
 def test_a_name_that_is_not_utf_8_is_the_same_as_bytes_and_as_surrogates(directory):
     encoded = os.fsencode(directory) + b"/\xff\xfe.sock"

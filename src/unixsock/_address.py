@@ -27,11 +27,16 @@ def checked_path(path: str | bytes) -> str | bytes:
         raise ValueError(f"path has a NUL byte in it: {path!r}; for an abstract name there is bind_abstract")
     if encoded.rpartition(b"/")[2] in (b"", b".", b".."):
         raise ValueError(f"path must end in a file name: {path!r}")
-    absolute = path if encoded.startswith(b"/") else _joined_to_working_directory(path)
-    length = len(os.fsencode(absolute))
-    if length > PATH_LIMIT:
-        raise _too_long(path, f"{length} bytes in absolute form, the limit is {PATH_LIMIT}")
-    return absolute
+    if not encoded.startswith(b"/"):
+        try:
+            # Joined, never normalised: link/../a.sock means what the kernel says it means.
+            encoded = os.path.join(os.getcwdb(), encoded)
+        except OSError as error:
+            name_path(error, path)
+            raise
+    if len(encoded) > PATH_LIMIT:
+        raise _too_long(path, f"{len(encoded)} bytes in absolute form, the limit is {PATH_LIMIT}")
+    return os.fsdecode(encoded) if isinstance(path, str) else encoded
 
 
 def checked_name(name: str | bytes) -> bytes:
@@ -46,15 +51,6 @@ def checked_name(name: str | bytes) -> bytes:
     if sys.platform != "linux":
         raise OSError(errno.EOPNOTSUPP, "Abstract socket names exist on Linux only", name)
     return b"\0" + encoded
-
-
-def _joined_to_working_directory(path: str | bytes) -> str | bytes:
-    # Joined, never normalised: link/../a.sock means what the kernel says it means.
-    try:
-        return os.path.join(os.getcwd(), path) if isinstance(path, str) else os.path.join(os.getcwdb(), path)
-    except OSError as error:
-        name_path(error, path)
-        raise
 
 
 def _too_long(given: str | bytes, why: str) -> OSError:

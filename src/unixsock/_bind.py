@@ -19,10 +19,6 @@ from unixsock._lock_file import path_of_lock, release, taken_by
 from unixsock._options import checked_backlog, checked_mode, checked_timeout, checked_type
 from unixsock._socket_file import narrow_mode, set_mode
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _FIRST_PAUSE = 0.001  # seconds; doubles at each try
 _LONGEST_PAUSE = 0.05
 
@@ -37,8 +33,8 @@ def bind_exclusive(
 ) -> tuple[socket.socket, Guard]:
     """Bind a Unix-domain socket to `path` as its only owner, whatever an earlier owner left behind.
 
-    Takes flock(2) on ``path + ".lock"``, unlinks a dead socket at `path`, binds, listens. The lock file is made with
-    mode 0600 where it is missing, and stays for good: do not remove it.
+    Takes flock(2) on ``path + ".lock"``, unlinks a dead socket at `path`, binds, listens. The lock file is made where
+    it is missing, for its owner alone (mode 0600 less the umask), and stays for good: do not remove it.
 
     Args:
         path: where the socket file goes, ``str``, ``bytes`` or ``os.PathLike``. A relative one is joined to the
@@ -61,14 +57,14 @@ def bind_exclusive(
             where the system does not tell or a server without the lock is bound there.
         FileExistsError: EEXIST, what stands at `path` is not a socket. It is left alone.
         FileNotFoundError, PermissionError, OSError: the system's own: ENOENT, no such directory; EACCES; EROFS;
-            ENOLCK or EOPNOTSUPP, no locks on this filesystem; ELOOP, EISDIR, ENXIO or EINVAL, the lock file is a
-            symbolic link or not a regular file; ENAMETOOLONG, `path` is too long. ``filename`` is the path that the
-            error is about: the socket's or the lock file's.
+            ENOLCK or EOPNOTSUPP, no locks on this filesystem; ELOOP, EISDIR, ENXIO or EINVAL (elsewhere than on Linux
+            also others), the lock file is a symbolic link or not a regular file; ENAMETOOLONG, `path` is too long.
+            ``filename`` is the path that the error is about: the socket's or the lock file's.
         TypeError, ValueError, OverflowError: an argument is wrong; nothing has been created.
 
     A call that raises leaves no descriptor, no lock and no socket file of its own; the lock file may stay. (An
     interrupt between a system call's return and its assignment in Python, or just before a descriptor is closed, can
-    leak that one descriptor.)
+    leak that one descriptor. Up to CPython 3.10 and on PyPy, one that comes as a function returns can lose the guard.)
 
     Promised: until the last process that holds the socket and the lock lets go, no other ``bind_exclusive(path)`` on
     this machine succeeds; once all are gone, SIGKILL included, the next one does. Not promised: anything against
@@ -88,17 +84,14 @@ def bind_exclusive(
     length = checked_backlog(backlog)
     seconds = checked_timeout(timeout)
 
-    def attempt() -> tuple[socket.socket, Guard]:
-        return _bound(absolute, lock_path, kind, bits, length)
-
     try:
-        return _retried(attempt, seconds)
+        return _retried(seconds, absolute, lock_path, kind, bits, length)
     except LockHeld:
         owner = taken_by(lock_path)
         who = "another process or guard" if owner is None else f"pid {owner}"
         raise _in_use(given, f"taken by {who}", owner) from None
     except ServerBound:
-        raise _in_use(given, "not by a lock: a server without it is bound there") from None
+        raise _in_use(given, "the lock is not in the way: a server that does not hold it is bound there") from None
 
 
 def bind_abstract(
@@ -143,17 +136,35 @@ def bind_abstract(
     length = checked_backlog(backlog)
     seconds = checked_timeout(timeout)
 
-    def attempt() -> tuple[socket.socket, Guard]:
-        try:
-            return _bound(address, None, kind, None, length)
-        except OSError as error:
-            name_path(error, name)
-            raise
-
     try:
-        return _retried(attempt, seconds)
+        return _retried(seconds, address, None, kind, None, length)
     except ServerBound:
         raise _in_use(name, "abstract name") from None
+    except OSError as error:
+        name_path(error, name)
+        raise
+
+
+def _retried(
+    seconds: float,
+    address: str | bytes,
+    lock_path: str | bytes | None,
+    kind: int,
+    mode: int | None,
+    backlog: int | None,
+) -> tuple[socket.socket, Guard]:
+    """Try until the address is not `Taken` or `seconds` are over. Nothing is held between tries."""
+    deadline = time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return _bound(address, lock_path, kind, mode, backlog)
+        except Taken:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _bound(
@@ -179,8 +190,12 @@ def _bound(
         _bind(sock, address)
         if mode is not None:
             set_mode(address, mode)  # before listen: until then a stream socket refuses everyone
-        if kind != socket.SOCK_DGRAM:
-            sock.listen() if backlog is None else sock.listen(backlog)
+        if kind == socket.SOCK_DGRAM:
+            pass
+        elif backlog is None:
+            sock.listen()
+        else:
+            sock.listen(backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException as error:
         name_path(error, address)
@@ -199,21 +214,6 @@ def _bind(sock: socket.socket, address: str | bytes) -> None:
             # For a path: somebody without the lock has been faster, after the name was cleared.
             raise ServerBound from None
         raise
-
-
-def _retried(attempt: Callable[[], tuple[socket.socket, Guard]], seconds: float) -> tuple[socket.socket, Guard]:
-    """What `attempt` returns, tried until it is not `Taken` or `seconds` are over. Nothing is held between tries."""
-    deadline = time.monotonic() + seconds
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            return attempt()
-        except Taken:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _in_use(given: str | bytes, why: str, owner: int | None = None) -> AddressInUseError:

@@ -44,6 +44,9 @@ class ServerBound(Taken):
 
 
 def name_path(error: BaseException, path: str | bytes) -> None:
-    """Have `error`, if it is an OSError, name `path` in its ``filename``."""
-    if isinstance(error, OSError):
+    """Have `error`, if it comes from a system call, name `path` in its ``filename``.
+
+    Not so a TimeoutError("too slow") that a signal handler of the caller's has raised meanwhile: it has no errno.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
         error.filename = path

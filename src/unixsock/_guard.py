@@ -113,8 +113,16 @@ class Guard:
             name_path(error, self._address)
             raise
         finally:
+            # All in this one function: at the entry of another, an interrupt could keep the lock from being closed.
             if lock is not None and self._lock_path is not None:
-                _let_go(self._address, self._lock_path, lock)
+                try:
+                    # Never LOCK_UN: it would free the lock for every process that shares the open file description.
+                    os.close(lock)
+                except OSError as error:
+                    name_path(error, self._lock_path)
+                    raise
+                finally:
+                    self._clear_name(self._lock_path)
 
     def __repr__(self) -> str:
         return f"<unixsock.Guard {self._address!r}{' closed' if self.closed else ''}>"
@@ -134,20 +142,12 @@ class Guard:
         except IndexError:
             raise ValueError(f"guard is closed: {self!r}") from None
 
-
-def _let_go(path: str | bytes, lock_path: str | bytes, lock: int) -> None:
-    try:
-        # Never LOCK_UN: it would free the lock for every process that shares the open file description.
-        os.close(lock)
-    except OSError as error:
-        name_path(error, lock_path)
-        raise
-    finally:
-        # Anew, not under the lock held so far. Two forked closers share that one, and the slower would unlink
-        # what a stranger has bound since; after the lock file was replaced, or the descriptor closed behind our
-        # back, it excludes nobody.
+    def _clear_name(self, lock_path: str | bytes) -> None:
+        # Under a lock taken anew, not under the one held so far. Two forked closers share that one, and the slower
+        # would unlink what a stranger has bound since; after the lock file was replaced, or the descriptor closed
+        # behind our back, it excludes nobody.
         try:
-            os.close(claim(path, lock_path, create=False))
+            os.close(claim(self._address, lock_path, create=False))
         except (Taken, OSError):
             # Whoever holds the lock clears the name himself, or still serves; a server that is bound there keeps
             # it; what we may not remove, the next start clears.

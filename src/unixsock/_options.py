@@ -38,7 +38,7 @@ def checked_backlog(backlog: int | None) -> int | None:
         return None
     length = _integer("backlog", backlog)
     if not _INT_MIN <= length <= _INT_MAX:
-        raise OverflowError(f"backlog must fit a C int, not {length}")
+        raise OverflowError("backlog must fit a C int")
     return length
 
 
@@ -47,7 +47,7 @@ def checked_timeout(timeout: float | None) -> float:
     if timeout is None:
         return math.inf
     try:
-        negative_or_nan = math.isnan(timeout) or timeout < 0  # isnan refuses a str, which float() would take
+        negative_or_nan = timeout < 0 or math.isnan(timeout)
     except TypeError:
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
     except OverflowError:

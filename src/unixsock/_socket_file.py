@@ -98,6 +98,9 @@ def set_mode(path: str | bytes, mode: int) -> None:
     try:
         if not stat.S_ISSOCK(os.fstat(name).st_mode):
             raise FileExistsError(errno.EEXIST, "Replaced by something that is not a socket")
-        os.chmod(f"/proc/self/fd/{name}", mode)
+        try:
+            os.chmod(f"/proc/self/fd/{name}", mode)
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "Mode cannot be set without /proc") from None
     finally:
         os.close(name)
