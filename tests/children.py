@@ -20,7 +20,7 @@ import subprocess
 import sys
 import traceback
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 20.0  # seconds
 
 
 class ChildError(Exception):

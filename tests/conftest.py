@@ -13,7 +13,12 @@ import pytest
 
 from children import Child
 
-DEADLINE = 30.0  # seconds for one test; a hang shows as a failure, with the place where it hung
+DEADLINE = 60.0  # seconds for one test; a hang shows as a failure, with the place where it hung
+
+
+def pytest_addoption(parser):
+    parser.addoption("--schedule", metavar="NAME", help="play this schedule of test_interleavings.py, and print it")
+    parser.addoption("--schedules", choices=["10x"], help="search further in test_interleavings.py: minutes")
 
 
 def pytest_collection_finish():

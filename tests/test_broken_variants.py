@@ -270,6 +270,6 @@ def _run(where, *tests):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=50,
         check=False,
     )

@@ -3,6 +3,7 @@
 The second command is the test suite itself, which .ci/run takes out of README.md and runs.
 """
 
+import asyncio
 import os
 import re
 import signal
@@ -109,6 +110,22 @@ with guard:
         assert said_by(path) == b"hello"
         assert server.wait() == (0, "")
     assert not os.path.exists(path)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio unlinks the name from Python 3.13 on")
+@pytest.mark.parametrize("cleans_up", [True, False])
+def test_asyncio_leaves_the_name_to_the_guard_where_it_is_told_so(path, cleans_up):
+    assert "`cleanup_socket=False`" in README
+
+    async def serve_and_stop(sock):
+        server = await asyncio.start_unix_server(lambda reader, writer: None, sock=sock, cleanup_socket=cleans_up)
+        server.close()
+        await server.wait_closed()
+
+    sock, guard = unixsock.bind_exclusive(path)
+    with guard:
+        asyncio.run(serve_and_stop(sock))
+        assert os.path.exists(path) != cleans_up
 
 
 def test_the_workers_of_a_pool_that_close_the_guard_first_do_not_hold_the_name(path):
