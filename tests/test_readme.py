@@ -118,7 +118,7 @@ def test_asyncio_leaves_the_name_to_the_guard_where_it_is_told_so(path, cleans_u
     assert "`cleanup_socket=False`" in README
 
     async def serve_and_stop(sock):
-        server = await asyncio.start_unix_server(lambda reader, writer: None, sock=sock, cleanup_socket=cleans_up)
+        server = await asyncio.start_unix_server(print, sock=sock, cleanup_socket=cleans_up)
         server.close()
         await server.wait_closed()
 
