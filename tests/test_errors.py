@@ -139,7 +139,7 @@ def test_a_live_server_without_the_lock_keeps_its_name_and_the_lock_is_not_blame
 def test_a_missing_directory_is_the_systems_own_error(directory):
     with pytest.raises(FileNotFoundError) as refusal:
         unixsock.bind_exclusive(directory / "missing" / "a.sock")
-    assert refusal.value.filename == str(directory / "missing" / "a.sock.lock")
+    assert refusal.value.filename == str(directory / "missing" / "a.sock")
     assert os.listdir(directory) == []
 
 
@@ -148,7 +148,7 @@ def test_a_file_in_place_of_the_directory_is_the_systems_own_error(directory):
     before = standing(directory)
     with pytest.raises(NotADirectoryError) as refusal:
         unixsock.bind_exclusive(directory / "file" / "a.sock")
-    assert refusal.value.filename == str(directory / "file" / "a.sock.lock")
+    assert refusal.value.filename == str(directory / "file" / "a.sock")
     assert standing(directory) == before
 
 

@@ -6,6 +6,7 @@ returned is held, no other user of this library binds, clears or unlinks the nam
 
 from __future__ import annotations
 
+from unixsock._errors import name_path
 from unixsock._lock_file import acquire, release
 from unixsock._socket_file import clear_stale
 
@@ -15,7 +16,11 @@ def claim(path: str | bytes, lock_path: str | bytes, *, create: bool) -> int:
 
     LockHeld or ServerBound when the name has an owner.
     """
-    lock = acquire(lock_path, create=create)
+    try:
+        lock = acquire(lock_path, create=create)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        name_path(error, path)  # it is the directory that is not there, for the one as for the other
+        raise
     try:
         clear_stale(path)
     except BaseException:
