@@ -83,6 +83,14 @@ def test_every_relative_link_leads_to_something():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_schedules_of_the_limits_are_those_that_a_test_replays():
+    limits = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    schedules = re.findall(r"`(\S+@\S+)`", limits)
+    assert len(schedules) == 4
+    replayed = (ROOT / "tests" / "test_interleavings.py").read_text(encoding="utf-8")
+    assert [schedule for schedule in schedules if f'"{schedule}"' not in replayed] == []
+
+
 def test_asyncio_serves_on_a_socket_that_is_handed_over(path):
     assert "asyncio.start_unix_server(handler, sock=sock)" in README
     program = """
