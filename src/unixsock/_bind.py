@@ -190,12 +190,11 @@ def _bound(
         _bind(sock, address)
         if mode is not None:
             set_mode(address, mode)  # before listen: until then a stream socket refuses everyone
-        if kind == socket.SOCK_DGRAM:
-            pass
-        elif backlog is None:
-            sock.listen()
-        else:
-            sock.listen(backlog)
+        if kind != socket.SOCK_DGRAM:
+            if backlog is None:
+                sock.listen()
+            else:
+                sock.listen(backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException as error:
         name_path(error, address)

@@ -96,7 +96,8 @@ class Guard:
 
         Idempotent, and safe to call from several threads. Where another process holds the socket or the lock,
         or another server has the name by now, the name stays with them. It stays, dead, where it may not be
-        removed; the next `bind_exclusive` clears it.
+        removed; the next `bind_exclusive` clears it. An interrupt in the middle can leave the dead name behind, too,
+        and in the worst case the lock held until the process ends.
 
         Raises:
             OSError: the socket or the lock could not be closed: EBADF, somebody has closed its descriptor behind
