@@ -56,11 +56,12 @@ def deadline(request):
 
     def interrupt(number, frame):
         faulthandler.dump_traceback(file=sys.__stderr__)
-        pytest.fail(f"still running after {DEADLINE} s")
+        pytest.fail(f"still running after {seconds} s")
 
     marker = request.node.get_closest_marker("deadline")
+    seconds = marker.args[0] if marker else DEADLINE
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, marker.args[0] if marker else DEADLINE)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)

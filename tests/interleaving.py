@@ -254,7 +254,7 @@ class Run:
 
     def __str__(self):
         lines = [f"{actor.index} {actor.name}: {call} -> {outcome}" for actor, call, outcome in self.story]
-        lines += self.place.faults or [f"known limit: {self.place.limit}"]
+        lines += self.place.faults or [f"known limit: {self.place.limit}" if self.place.limit else "no fault"]
         return "\n  ".join([self.name, *lines]).replace(os.path.dirname(self.place.path) + "/", "")
 
     def play(self):

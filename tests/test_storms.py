@@ -104,7 +104,6 @@ def test_of_eight_processes_that_start_at_once_on_a_stale_name_one_wins(path, ca
         print(f"\n{rounds} rounds of 8 starters, one winner each")
 
 
-@pytest.mark.deadline(60)
 def test_each_request_is_answered_by_the_owner_of_that_moment(path, capsys):
     turns, changes, _ = storm(path)
     with capsys.disabled():
@@ -113,7 +112,6 @@ def test_each_request_is_answered_by_the_owner_of_that_moment(path, capsys):
     assert changes >= 50
 
 
-@pytest.mark.deadline(60)
 def test_each_request_is_answered_by_the_owner_of_that_moment_also_while_processes_are_killed(path, capsys):
     with capsys.disabled():
         print(f"\nUNIXSOCK_SEED={SEED}")

@@ -35,8 +35,8 @@ class Guard:
         lock_path: the lock file, of the same type; None for an abstract name.
         closed: whether `close` has been called, ``bool``.
 
-    The name and the lock live until the last process that holds them lets go (flock(2): a lock belongs to the
-    open file description, which forked children share). So a child of fork(2) that does not serve should call
+    Name and lock stay as long as any process holds them (flock(2): a lock belongs to the open file description,
+    which forked children share). So a child of fork(2) that does not serve should call
     `close` first thing; it changes nothing for the parent.
 
     A guard can be neither pickled nor copied (TypeError). One that is collected without `close` gives a

@@ -28,7 +28,7 @@ def clear_stale(path: str | bytes) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "File exists and is not a socket")
         # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and
-        # cannot be found through it yet: without this, 191 of 907,484 names that came to life were unlinked.
+        # cannot be found through it yet. Without this, names were unlinked that had just come to life.
         os.rename(path, path)
         _refuse_if_bound(path)
         # The lock proves that no other user of this library has bound here, the looks that no other server
