@@ -162,3 +162,11 @@ def admitted(sock):
     finally:
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [(0, "owner write permission"), (0o1000, "permission bits from 0 to 0o777")]
+)
+def test_a_mode_at_the_edge_is_refused_for_the_right_reason(path, mode, reason):
+    with pytest.raises(ValueError, match=reason):
+        unixsock.bind_exclusive(path, mode=mode)

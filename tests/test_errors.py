@@ -4,6 +4,7 @@ import copy
 import errno
 import fcntl
 import gc
+import io
 import os
 import pickle
 import re
@@ -120,6 +121,17 @@ def test_where_the_system_does_not_tell_the_owner_the_refusal_says_so(path, monk
     with unixsock.bind_exclusive(path)[1], pytest.raises(unixsock.AddressInUseError, match="another") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.owner is None
+
+
+@pytest.mark.parametrize("other", ["DELEG  ACTIVE    READ ", "POSIX  ADVISORY  WRITE"])
+def test_a_lock_of_another_kind_does_not_make_an_owner(path, monkeypatch, other):
+    with unixsock.bind_exclusive(path)[1] as guard, pytest.raises(unixsock.AddressInUseError) as refusal:
+        file = os.stat(guard.lock_path)
+        where = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino} 0 EOF\n"
+        table = f"1: {other} 4241 {where}2: FLOCK  ADVISORY  WRITE 4242 {where}".encode()
+        monkeypatch.setattr(_lock_file, "open", lambda *_: io.BytesIO(table), raising=False)
+        unixsock.bind_exclusive(path)
+    assert refusal.value.owner == 4242
 
 
 def test_a_live_server_without_the_lock_keeps_its_name_and_the_lock_is_not_blamed(directory, path, monkeypatch):

@@ -119,6 +119,16 @@ def test_a_lock_file_that_never_stays_is_an_error_not_a_hang(directory, path, lo
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize("rounds", [99, 100])
+def test_a_hundred_tries_are_made_to_lock_a_file_that_stays(path, lock_path, rounds, monkeypatch):
+    before_flock(monkeypatch, lambda: removed(lock_path), rounds=rounds)
+    if rounds < 100:
+        unixsock.bind_exclusive(path)[1].close()
+    else:
+        with pytest.raises(OSError, match="removed or replaced"):
+            unixsock.bind_exclusive(path)
+
+
 def device(lock_path):
     if sys.platform != "linux":
         pytest.skip("other numbers")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import socket
 import stat
 import sys
@@ -186,6 +187,20 @@ def test_elsewhere_than_on_linux_chmod_is_told_not_to_follow_a_link(path, umask,
         patch.setattr(sys, "platform", system)
         unixsock.bind_exclusive(path, mode=0o666)[1].close()
     assert asked == [((path, 0o666), {"follow_symlinks": False})]
+
+
+@on_linux
+@pytest.mark.parametrize("umask", [0o000], indirect=True)
+def test_a_mode_that_is_right_at_once_is_not_set_again(path, umask, monkeypatch):
+    monkeypatch.setattr(os, "chmod", lambda *_: pytest.fail("set again"))
+    unixsock.bind_exclusive(path, mode=0o660)[1].close()
+
+
+@on_linux
+def test_where_python_has_no_name_for_o_path_it_has_the_same_number(monkeypatch):
+    named = getattr(os, "O_PATH", None)
+    monkeypatch.delattr(os, "O_PATH", raising=False)
+    assert runpy.run_path(unixsock._socket_file.__file__)["_O_PATH"] == named or named is None
 
 
 @pytest.mark.parametrize("umask", [0o077], indirect=True)

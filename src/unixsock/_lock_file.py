@@ -16,7 +16,8 @@ from unixsock._errors import LockHeld, name_path
 
 # O_RDWR: NFS locks need it. O_NOFOLLOW: a planted link must not make us lock, or create, a file elsewhere.
 # O_NONBLOCK: a FIFO, or a write lease that another user holds on a lock file of his, must not hang us.
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Close-on-exec is what os.open makes of every descriptor.
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # Each round is one race lost to somebody who removes or replaces the lock file. Nobody honest does it twice.
 _ROUNDS = 100

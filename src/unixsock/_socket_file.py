@@ -94,7 +94,7 @@ def set_mode(path: str | bytes, mode: int) -> None:
     if sys.platform != "linux":
         os.chmod(path, mode, follow_symlinks=False)
         return
-    name = os.open(path, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    name = os.open(path, _O_PATH | os.O_NOFOLLOW)
     try:
         if not stat.S_ISSOCK(os.fstat(name).st_mode):
             raise FileExistsError(errno.EEXIST, "Replaced by something that is not a socket")
