@@ -124,11 +124,12 @@ def test_where_the_system_does_not_tell_the_owner_the_refusal_says_so(path, monk
 
 
 @pytest.mark.parametrize("other", ["DELEG  ACTIVE    READ ", "POSIX  ADVISORY  WRITE"])
-def test_a_lock_of_another_kind_does_not_make_an_owner(path, monkeypatch, other):
+def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(path, monkeypatch, other):
     with unixsock.bind_exclusive(path)[1] as guard, pytest.raises(unixsock.AddressInUseError) as refusal:
         file = os.stat(guard.lock_path)
         where = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino} 0 EOF\n"
-        table = f"1: {other} 4241 {where}2: FLOCK  ADVISORY  WRITE 4242 {where}".encode()
+        elsewhere = "1: FLOCK  ADVISORY  WRITE 4240 00:00:0 0 EOF\n"
+        table = f"{elsewhere}2: {other} 4241 {where}3: FLOCK  ADVISORY  WRITE 4242 {where}".encode()
         monkeypatch.setattr(_lock_file, "open", lambda *_: io.BytesIO(table), raising=False)
         unixsock.bind_exclusive(path)
     assert refusal.value.owner == 4242
