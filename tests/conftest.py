@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -78,6 +79,20 @@ def open_descriptors():
             continue  # the descriptor of the listing itself
         found[number] = os.readlink(f"/proc/self/fd/{number}") if where.startswith("/proc") else ""
     return found
+
+
+def assert_serves(sock, kind, client, address):
+    """Whether it listens is as its `kind` has it, and what `client` sends to `address` arrives."""
+    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert bool(listening) == (kind != socket.SOCK_DGRAM)
+    client.connect(address)
+    client.send(b"ping")
+    if listening:
+        served, _ = sock.accept()
+        with served:
+            assert served.recv(4) == b"ping"
+    else:
+        assert sock.recv(4) == b"ping"
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import pytest
 
 import unixsock
 from children import Child
+from conftest import assert_serves
 from unixsock import _bind
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]
@@ -33,16 +34,7 @@ def test_a_socket_comes_back_bound_and_serves_a_client_that_has_the_guards_addre
         assert type(sock) is socket.socket
         assert sock.type == kind
         assert guard.address == b"\0" + name.encode()
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        assert bool(listening) == (kind != socket.SOCK_DGRAM)
-        client.connect(guard.address)
-        client.send(b"ping")
-        if listening:
-            served, _ = sock.accept()
-            with served:
-                assert served.recv(4) == b"ping"
-        else:
-            assert sock.recv(4) == b"ping"
+        assert_serves(sock, kind, client, guard.address)
     assert sock.fileno() == -1
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import unixsock
+from conftest import assert_serves
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets
@@ -108,16 +109,7 @@ def test_each_type_comes_back_bound_and_listening_if_it_can(path, kind):
     with guard, socket.socket(socket.AF_UNIX, kind) as client:
         assert sock.type == kind
         assert sock.getsockname() == path
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        assert bool(listening) == (kind != socket.SOCK_DGRAM)
-        client.connect(path)
-        client.send(b"ping")
-        if listening:
-            served, _ = sock.accept()
-            with served:
-                assert served.recv(4) == b"ping"
-        else:
-            assert sock.recv(4) == b"ping"
+        assert_serves(sock, kind, client, path)
 
 
 @pytest.mark.parametrize("backlog", [None, 0, 1, 5, -1, -(2**31), True, Index(3)])
