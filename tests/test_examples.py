@@ -1,10 +1,8 @@
 """The examples do what they say, as programs of their own, and end without a traceback."""
 
 import contextlib
-import http.client
 import os
 import re
-import select
 import shlex
 import shutil
 import signal
@@ -16,69 +14,10 @@ from pathlib import Path
 import pytest
 
 from children import PATIENCE
+from programs import EXAMPLES, Program, answer
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 HELLO = str(EXAMPLES / "hello_http.py")
 TWO_OWNERS = EXAMPLES / "two_owners.py"
-
-
-class Program:
-    """A running program, `argv` as for Popen; ended, with its process group, by the end of the with statement."""
-
-    def __init__(self, argv, **popen):
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(argv, stdout=pipe, stderr=pipe, start_new_session=True, **popen)
-        self.pid = self._process.pid
-        self._output = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        if self._process.returncode is None:
-            self.end(signal.SIGKILL)
-
-    def line(self):
-        """The next line of its standard output."""
-        while b"\n" not in self._output:
-            assert select.select([self._process.stdout], [], [], PATIENCE)[0], "nothing printed"
-            chunk = os.read(self._process.stdout.fileno(), 4096)
-            assert chunk, f"ended: {self._process.stderr.read().decode()}"
-            self._output += chunk
-        line, _, self._output = self._output.partition(b"\n")
-        return os.fsdecode(line)
-
-    def end(self, number):
-        """Send a signal to its process group, as a terminal does, and wait()."""
-        os.killpg(self.pid, number)
-        return self.wait()
-
-    def wait(self):
-        """Its exit status and its standard error."""
-        errors = self._process.communicate(timeout=PATIENCE)[1]
-        return self._process.returncode, errors.decode()
-
-
-class Connection(http.client.HTTPConnection):
-    """http.client over a Unix-domain socket."""
-
-    def __init__(self, path):
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
-        self.sock.connect(self._path)
-
-
-def answer(path):
-    """What GET / is answered by the server at `path`."""
-    with contextlib.closing(Connection(path)) as connection:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        assert response.status == 200
-        return response.read().decode()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 import unixsock
 from children import PATIENCE, Child
-from test_examples import Program, answer
+from programs import Program, answer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
