@@ -69,12 +69,13 @@ def taken_by(lock_path: str | bytes) -> int | None:
         file = os.lstat(lock_path)
         where = b" %02x:%02x:%d " % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
         with open("/proc/locks", "rb") as table:
-            # "7: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF"; the second field of a waiter's line is "->".
-            for line in table:
-                if where in line:
-                    fields = line.split()
-                    if fields[1] == b"FLOCK":
-                        return int(fields[4]) or None  # 0: a process outside our pid namespace
+            # "7: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF"; the second field of a waiter's line is "->". Not line by
+            # line: a machine can hold thousands of locks, and the loop would take as long as the kernel does.
+            *before, _ = table.read().split(where)
+        for text in before:
+            fields = text.rpartition(b"\n")[2].split()
+            if fields[1] == b"FLOCK":
+                return int(fields[4]) or None  # 0: a process outside our pid namespace
     except OSError:
         pass  # no such file to ask: not Linux, or not where we are
     return None

@@ -70,7 +70,8 @@ def _refuse_if_bound(path: str | bytes) -> None:
 def _connect(path: str | bytes, kind: int) -> int:
     """The errno of connect(2), 0 when it succeeds."""
     with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.settimeout(0)
+        if kind == socket.SOCK_STREAM:
+            probe.settimeout(0)  # a full backlog must not hold us; with a datagram socket nothing waits
         return probe.connect_ex(path)
 
 
