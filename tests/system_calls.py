@@ -132,8 +132,5 @@ class _File:
     def __exit__(self, *exc_info):
         self.close()
 
-    def __iter__(self):  # one call, however long the file is
-        return iter(self.readlines())
-
 
 _REPLACEMENTS = _all_replacements()

@@ -144,7 +144,7 @@ def asked_without_waiting_for_a_bind_that_is_half_done(patch):
 
 def name_cleared_at_close_without_the_lock(patch):
     def claim(path, lock_path, *, create):
-        _socket_file.clear_stale(path)
+        _socket_file._clear_stale(path)
         return os.open(os.devnull, os.O_RDONLY)
 
     patch.setattr(_guard, "claim", claim)

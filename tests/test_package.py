@@ -19,8 +19,8 @@ NAMES = ["AddressInUseError", "Guard", "bind_abstract", "bind_exclusive"]
 # Each layer imports from those before it only.
 LAYERS = [
     {"_errors"},
-    {"_address", "_options", "_lock_file", "_socket_file"},
-    {"_claim"},
+    {"_arguments", "_lock_file"},
+    {"_socket_file"},
     {"_guard"},
     {"_bind"},
     {"__init__"},
@@ -82,7 +82,7 @@ import unixsock
 print(*set(sys.modules) - before, sep="\\n")
 """)
     assert "unixsock" in brought
-    assert {name for name in brought if name.partition(".")[0] != "unixsock"} <= {"__future__", "warnings"}
+    assert {name for name in brought if name.partition(".")[0] != "unixsock"} <= {"__future__"}
 
 
 def test_without_fcntl_the_import_error_says_what_is_missing(monkeypatch):

@@ -110,7 +110,7 @@ def test_a_path_as_long_as_the_kernel_takes_is_bound(directory):
 def test_the_limit_is_that_of_the_systems_sun_path(system, limit, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", system)
-        assert runpy.run_path(unixsock._address.__file__)["PATH_LIMIT"] == limit
+        assert runpy.run_path(unixsock._arguments.__file__)["PATH_LIMIT"] == limit
 
 
 @pytest.mark.parametrize("given_as", [str, os.fsencode])

@@ -11,13 +11,18 @@ import os
 import socket
 import time
 
-from unixsock._address import checked_name, checked_path
-from unixsock._claim import claim
+from unixsock._arguments import (
+    checked_backlog,
+    checked_mode,
+    checked_name,
+    checked_path,
+    checked_timeout,
+    checked_type,
+)
 from unixsock._errors import AddressInUseError, LockHeld, ServerBound, Taken, name_path
 from unixsock._guard import Guard
 from unixsock._lock_file import path_of_lock, release, taken_by
-from unixsock._options import checked_backlog, checked_mode, checked_timeout, checked_type
-from unixsock._socket_file import narrow_mode, set_mode
+from unixsock._socket_file import claim, narrow_mode, set_mode
 
 _FIRST_PAUSE = 0.001  # seconds; doubles at each try
 _LONGEST_PAUSE = 0.05

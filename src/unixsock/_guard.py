@@ -7,10 +7,10 @@ once, and clears its name only as a start would, under a lock taken anew.
 from __future__ import annotations
 
 import os
-import warnings
+from _warnings import warn  # the built-in warnings.warn, without a module that would cost a quarter of our import
 
-from unixsock._claim import claim
 from unixsock._errors import Taken, name_path
+from unixsock._socket_file import claim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Guard:
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
     # The default argument outlives this module's globals, which may be gone when the interpreter ends.
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _warn: Callable[..., None] = warn) -> None:
         if getattr(self, "_held", None):  # __init__ may not have got that far
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
 

@@ -1,7 +1,8 @@
-"""The name of a socket: is anyone there, clear what is stale, set its permission bits.
+"""The name of a socket: lock it, is anyone there, clear what is stale; set its permission bits.
 
 Unlinking before bind(2) robs a running server, and connecting as a client to find out is answered like a dead
-name by a server that has not called listen(2) yet. Invariant: only a socket that nobody has bound is unlinked.
+name by a server that has not called listen(2) yet. Invariant: only a socket that nobody has bound is unlinked, and
+only under the lock: without it, two starters would unlink each other's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,32 @@ import stat
 import sys
 
 from unixsock._errors import ServerBound, name_path
+from unixsock._lock_file import acquire, release
 
 # PyPy has no os.O_PATH; the number is the same wherever PyPy runs.
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
 
 
-def clear_stale(path: str | bytes) -> None:
+def claim(path: str | bytes, lock_path: str | bytes, *, create: bool) -> int:
+    """The descriptor that holds the lock of `path`, where nothing stands any more; the caller owns it.
+
+    How a start begins, and how a close ends. While the lock is held, no other user of this library binds, clears or
+    unlinks the name. LockHeld or ServerBound when the name has an owner.
+    """
+    try:
+        lock = acquire(lock_path, create=create)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        name_path(error, path)  # it is the directory that is not there, for the one as for the other
+        raise
+    try:
+        _clear_stale(path)
+    except BaseException:
+        release(lock)
+        raise
+    return lock
+
+
+def _clear_stale(path: str | bytes) -> None:
     """Unlink `path` if it is a dead socket; the caller holds the lock.
 
     ServerBound when somebody is bound there, FileExistsError when it is not a socket.
