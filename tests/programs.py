@@ -40,6 +40,11 @@ class Program:
         line, _, self._output = self._output.partition(b"\n")
         return os.fsdecode(line)
 
+    def type(self, text):
+        """Send `text` to its standard input, which has to be a pipe."""
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
     def end(self, number):
         """Send a signal to its process group, as a terminal does, and wait()."""
         os.killpg(self.pid, number)

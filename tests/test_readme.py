@@ -1,4 +1,4 @@
-"""README.md: its code and its first command run as printed, its links lead somewhere, its short answers hold.
+"""README.md: its code and its first command run as printed, its short answers hold.
 
 The second command is the test suite itself, which .ci/run takes out of README.md and runs.
 """
@@ -75,12 +75,6 @@ def test_the_code_serves_a_client_as_printed_and_refuses_a_second_copy(directory
         assert said_by(directory / "hello.sock") == b"hello\n"
         assert first.wait() == (0, "")
     assert sorted(os.listdir(directory)) == ["hello.sock.lock", "readme.py"]
-
-
-def test_every_relative_link_leads_to_something():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_schedules_of_the_limits_are_those_that_a_test_replays():

@@ -61,10 +61,11 @@ def bind_exclusive(
         AddressInUseError: EADDRINUSE, somebody owns the address. Its ``owner`` is the pid that took the lock, None
             where the system does not tell or a server without the lock is bound there.
         FileExistsError: EEXIST, what stands at `path` is not a socket. It is left alone.
-        FileNotFoundError, PermissionError, OSError: the system's own: ENOENT, no such directory; EACCES; EROFS;
-            ENOLCK or EOPNOTSUPP, no locks on this filesystem; ELOOP, EISDIR, ENXIO or EINVAL (elsewhere than on Linux
-            also others), the lock file is a symbolic link or not a regular file; ENAMETOOLONG, `path` is too long.
-            ``filename`` is the path that the error is about: the socket's or the lock file's.
+        FileNotFoundError, PermissionError, OSError: the system's own: ENOENT or ENOTDIR, no such directory;
+            EACCES; EROFS; ENOLCK or EOPNOTSUPP, no locks on this filesystem; ELOOP, EISDIR, ENXIO or EINVAL (elsewhere
+            than on Linux also others), the lock file is a symbolic link or not a regular file; EBUSY, the lock file
+            keeps being removed or replaced; ENAMETOOLONG, `path` is too long. ``filename`` is the path that the error
+            is about: the socket's or the lock file's.
         TypeError, ValueError, OverflowError: an argument is wrong; nothing has been created.
 
     A call that raises leaves no descriptor, no lock and no socket file of its own; the lock file may stay. (An

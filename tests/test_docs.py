@@ -1,0 +1,172 @@
+"""The pages: links lead somewhere, code is run by a test, named tests exist, and no page says what another says."""
+
+import collections
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from children import PATIENCE
+
+ROOT = Path(__file__).parents[1]
+DOCS = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
+PAGES = DOCS + sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(".github/*.md"))
+TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [(page, kind, text) for page in PAGES for _, kind, text in FENCED.findall(TEXT[page])]
+
+# What a program prints, a file of somebody else's, a diagram.
+NOT_RUN = {"text", "mermaid"}
+
+# Which test runs the code of a page, and what kinds of code it expects there.
+RUN_BY = {
+    "README.md": ("test_readme.py", {"python", "sh"}),
+    "docs/comparison.md": ("test_comparison.py", {"sh"}),
+    "docs/index.md": ("test_index.py", {"sh"}),
+    "docs/reference.md": ("test_reference.py", {"python"}),
+}
+
+# The others have commands for people who work on the package. These are tried here: tests are collected, not run.
+COMMANDS = [
+    (page, re.sub(r" +#.*", "", line))
+    for page, kind, text in BLOCKS
+    if kind == "sh" and page not in RUN_BY
+    for line in text.splitlines()
+]
+
+[MUTANTS] = [text for _, kind, text in BLOCKS if kind == "toml"]
+
+
+def without_code(page):
+    return FENCED.sub("", TEXT[page])
+
+
+def anchors(page):
+    """What a forge makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page):
+    """What a page links to within the project, each as a path and an anchor."""
+    for link in re.findall(r"\]\(([^)]+)\)", without_code(page)):
+        if not re.match(r"https?://", link):
+            name, _, anchor = link.partition("#")
+            yield os.path.normpath(os.path.join(os.path.dirname(page), name)) if name else page, anchor
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading_in_it(page):
+    for target, anchor in links(page):
+        assert (ROOT / target).exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted({*DOCS} - {"README.md"}))
+def test_every_page_can_be_reached_from_another(page):
+    assert page in {target for other in PAGES if other != page for target, _ in links(other)}
+
+
+def test_every_fence_is_the_begin_or_the_end_of_a_block():
+    for page in PAGES:
+        assert TEXT[page].count("```") == 2 * len(FENCED.findall(TEXT[page])), page
+
+
+@pytest.mark.parametrize(("page", "kind"), sorted({(page, kind) for page, kind, _ in BLOCKS if kind not in NOT_RUN}))
+def test_every_block_is_run_by_a_test_or_marked_as_something_else(page, kind):
+    if page in RUN_BY:
+        test, kinds = RUN_BY[page]
+        assert kind in kinds
+        assert os.path.basename(page) in (ROOT / "tests" / test).read_text(encoding="utf-8")
+    else:
+        assert kind == "sh" or (page, kind) == ("docs/testing.md", "toml")
+
+
+def collected(arguments):
+    """What pytest says when it has looked which tests these arguments mean."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_a_command_for_those_who_work_on_the_package_names_what_there_is(page, line):
+    for command in line.split(" && "):
+        program, *arguments = shlex.split(command)
+        program = os.path.basename(program)
+        if program == "python" and arguments[:2] == ["-m", "pytest"]:
+            done = collected(arguments[2:])
+            assert done.returncode == 0, done.stdout
+        elif program == "python" and arguments[0].endswith(".py"):
+            compile((ROOT / arguments[0]).read_text(encoding="utf-8"), arguments[0], "exec")
+        else:
+            assert as_in_continuous_integration(program, arguments)
+
+
+def as_in_continuous_integration(program, arguments):
+    """Whether .ci/run does the same, so that somebody notices when it is wrong."""
+    script = ROOT / ".ci" / "run"
+    if not script.exists():
+        pytest.skip("no .ci/run")
+    if program == "run":  # a part of itself
+        same = f"\n{arguments[0]}() {{\n"
+    elif program == "python":  # -m pip install
+        group = arguments[arguments.index("--group") + 1]
+        same = f"environment {group} --group {group}"
+    else:
+        same = " ".join([f'bin/{program}"', *arguments])
+    return same in script.read_text(encoding="utf-8")
+
+
+def test_the_tests_that_look_for_mutants_are_there_and_fast_ones():
+    [command] = re.findall(r'^test-command = "(.*)"$', MUTANTS, re.MULTILINE)
+    program, *arguments = shlex.split(command)
+    assert (program, arguments[:2]) == ("python", ["-m", "pytest"])
+    done = collected(arguments[2:])
+    assert done.returncode == 0, done.stdout
+    files = set(re.findall(r"^tests/\w+\.py", done.stdout, re.MULTILINE))
+    assert "tests/test_close.py" in files
+    assert files.isdisjoint(f"tests/{name}" for name in os.listdir(ROOT / "tests") if slow(name))
+    assert re.search(r'^module-path = "src/unixsock"$', MUTANTS, re.MULTILINE)
+
+
+def slow(test):
+    """Whether a test file searches, storms, or runs programs and pages instead of the package."""
+    names = "broken_variants interleavings storms examples recipes patterns upgrade comparison readme index docs"
+    return test in [f"test_{name}.py" for name in names.split()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_is_named_exists(page):
+    tests = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")}
+    functions = re.findall(r"^def (test_\w+)", "\n".join(tests.values()), re.MULTILINE)
+    named = set(re.findall(r"`(?:tests/)?(test_\w+)(?:\.py)?`", TEXT[page]))
+    assert named <= {*tests, *functions}
+
+
+def test_every_test_file_has_its_row_in_testing():
+    files = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
+    rows = [line for line in TEXT["docs/testing.md"].splitlines() if line.startswith("|")]
+    assert set(re.findall(r"`(test_\w+)`", "\n".join(rows))) == files
+
+
+def sentences(page):
+    """Those of twelve words and more, without their marks: of paragraphs, items of lists and cells of tables."""
+    text = re.sub(r"\]\([^)]*\)", "]", without_code(page))
+    for part in re.split(r"\n\s*\n|\n *(?:[-*#]|\d+\.) |\||(?<=[.:;?!]) |(?<=[.:;?!])\n", text):
+        words = re.findall(r"\w+", part.lower())
+        if len(words) >= 12:
+            yield " ".join(words)
+
+
+def test_no_sentence_stands_in_two_pages():
+    pages = collections.defaultdict(set)
+    for page in DOCS:
+        for sentence in sentences(page):
+            pages[sentence].add(page)
+    assert len(pages) > 100
+    assert {sentence: where for sentence, where in pages.items() if len(where) > 1} == {}

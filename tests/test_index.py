@@ -1,0 +1,47 @@
+"""docs/index.md, followed from top to bottom in one shell: what is typed there prints what stands there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from programs import Program
+
+ROOT = Path(__file__).parents[1]
+INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
+
+
+def pattern(line, pids):
+    """Matches what `line` is on another day, in another directory; `pids` are those that have been seen."""
+    text = re.sub(r"pid (\d+)", lambda found: f"pid {pids.get(found[1], 0)}", line)
+    text = re.escape(text).replace(r"pid\ 0", r"pid\ (\d+)")
+    text = re.sub(r"/tmp/tmp\\\.\w+", "/.*", text)
+    text = re.sub(r"\\\[Errno\\ \d+\\\]", r"\\[Errno \\d+\\]", text)
+    return re.sub(r"\\\[\d.*?\\\]", r"\\[.*\\]", text)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="printed as on Linux, which tells the owner")
+def test_each_step_prints_what_stands_there(directory):
+    assert len(STEPS) == INDEX.count("```sh\n") == INDEX.count("```text\n")
+    # python3 is the Python under test, where that goes by this name.
+    search = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    environment = {**os.environ, "PATH": search, "TMPDIR": str(directory), "no_proxy": "*"}
+    pids = {}
+    with Program(["sh", "-c", "exec sh 2>&1"], cwd=ROOT, env=environment, stdin=subprocess.PIPE) as shell:
+        for typed, printed in STEPS:
+            shell.type(typed)
+            for line in printed.splitlines():
+                said = shell.line()
+                while "Killed" in said:  # some shells tell
+                    said = shell.line()
+                match = re.fullmatch(pattern(line, pids), said)
+                assert match, f"{said!r} for {line!r}"
+                if match.groups():
+                    pids[re.search(r"pid (\d+)", line)[1]] = match[1]
+        assert shell.wait() == (0, "")

@@ -1,0 +1,218 @@
+"""One owner also across namespaces, as containers that share a directory are made of: a file is one file in them all.
+
+Real ones, which an ordinary user may make in a user namespace of his own; skipped where the system forbids that.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+
+import pytest
+
+import unixsock
+from children import Child
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces(7) are Linux's")
+
+BIND = "sock, guard = unixsock.bind_exclusive(path)"
+
+START = """
+try:
+    unixsock.bind_exclusive(path)[1].close()
+    _ = ["started", None]
+except unixsock.AddressInUseError as error:
+    _ = ["refused", error.owner]
+except OSError as error:
+    _ = [type(error).__name__, error.filename]
+"""
+
+# Whoever is not root may make no namespace, but for one of users, in which he may then make the others.
+ENTER = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+KINDS = {"mount": 0x00020000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
+PRIVATE, BIND = 0x44000, 0x1000
+def checked(result):
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def mount(source, target, kind=None, flags=0):
+    checked(libc.mount(os.fsencode(source), os.fsencode(target), kind, flags, None))
+uid, gid = os.geteuid(), os.getegid()
+kinds = {*kinds, *(["user"] if uid != 0 else [])}
+try:
+    checked(libc.prctl(4, 1, 0, 0, 0))  # PR_SET_DUMPABLE: who has given up root could not write to its own /proc
+    checked(libc.unshare(sum(KINDS[kind] for kind in kinds)))
+    if "user" in kinds:
+        for name, text in [("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")]:
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    if "mount" in kinds:
+        mount("none", "/", flags=PRIVATE)
+except OSError as error:
+    _ = str(error)
+"""
+
+
+def enter(child, *kinds):
+    """Have `child` enter new namespaces, in which it is root: one of each kind, and one of users if it has to."""
+    impossible = child.do(ENTER, kinds=kinds)
+    if impossible is not None:
+        pytest.skip(f"no new namespaces here: {impossible}")
+
+
+@contextlib.contextmanager
+def inside(outer):
+    """The first process of a new pid namespace, with a /proc that shows it. What `outer` forks later is in it, too."""
+    enter(outer, "pid", "mount")
+    with outer.fork() as first:
+        if first.do("try: mount('none', '/proc', b'proc')\nexcept OSError as error: _ = str(error)") is not None:
+            pytest.skip("no /proc of one's own here, as in many containers")
+        assert first.value("os.getpid()") == 1
+        yield first
+
+
+def refused(path, owner):
+    with pytest.raises(unixsock.AddressInUseError, match="taken by") as refusal:
+        unixsock.bind_exclusive(path)
+    assert refusal.value.owner == owner
+
+
+def serves(server, client, address):
+    """Whether the `client`, a process like the `server`, is served by its `sock` at `address`."""
+    client.do("client = socket.socket(socket.AF_UNIX)\nclient.connect(address)", address=address)
+    server.do("with sock.accept()[0] as served: served.sendall(b'hello')")
+    return client.value("client.recv(5).decode()") == "hello"
+
+
+def test_an_owner_outside_the_pid_namespace_refuses_those_inside_who_are_not_told_his_pid(path):
+    with Child() as outer, inside(outer) as inner, Child() as owner:
+        owner.do(BIND, path=path)
+        assert inner.do(START, path=path) == ["refused", None]
+        assert serves(owner, inner, path)
+        owner.kill()
+        assert inner.do(START) == ["started", None]
+
+
+def test_an_owner_inside_the_pid_namespace_is_named_by_the_pid_that_he_has_outside(path):
+    with Child() as outer, inside(outer) as inner:
+        inner.do(BIND, path=path)
+        refused(path, owner=inner.pid)
+        assert inner.do(START) == ["refused", 1]  # his own, as he knows it
+        with Child() as client:
+            assert serves(inner, client, path)
+        inner.kill()
+        unixsock.bind_exclusive(path)[1].close()
+
+
+def test_inside_a_pid_namespace_an_owner_that_has_ended_is_not_named_when_only_a_fork_of_it_holds_on(path):
+    with Child() as outer, inside(outer) as inner:
+        with outer.fork() as taker:
+            taker.do(BIND, path=path)
+            assert inner.do(START, path=path) == ["refused", 2]
+            taker.do("if os.fork() == 0: signal.pause()")  # ends with the namespace
+            taker.kill()
+            outer.do("os.wait()")
+        assert inner.do(START) == ["refused", None]
+
+
+def test_a_directory_that_is_mounted_elsewhere_too_has_one_owner_by_both_paths(directory, path):
+    (directory / "data").mkdir()
+    (directory / "other").mkdir()
+    with Child() as owner, Child() as second:
+        enter(second, "mount")
+        second.do("mount(data, other, flags=BIND)", data=str(directory / "data"), other=str(directory / "other"))
+        owner.do(BIND, path=str(directory / "data" / "a.sock"))
+        assert second.do(START, path=str(directory / "other" / "a.sock")) == ["refused", owner.pid]
+        assert serves(owner, second, str(directory / "other" / "a.sock"))
+        owner.kill()
+        second.do(BIND)  # over the dead name
+        refused(str(directory / "data" / "a.sock"), owner=second.pid)
+
+
+def test_a_socket_that_is_mounted_by_itself_keeps_its_server_but_has_a_lock_of_its_own(directory, path):
+    mounted = directory / "alone" / "a.sock"
+    mounted.parent.mkdir()
+    mounted.touch()
+    with Child() as owner, Child() as second:
+        owner.do(BIND, path=path)
+        enter(second, "mount")
+        second.do("mount(socket_file, mounted, flags=BIND)", socket_file=path, mounted=str(mounted))
+        assert serves(owner, second, str(mounted))
+        assert second.do(START, path=str(mounted)) == ["refused", None]  # by the server, not by its lock
+        owner.kill()
+        assert second.do(START) == ["OSError", str(mounted)]  # EBUSY: what is mounted on cannot be removed
+        assert os.path.exists(f"{mounted}.lock")
+
+
+def test_a_path_has_one_owner_across_network_namespaces_and_is_reached_from_each(path):
+    with Child() as owner, Child() as second:
+        enter(second, "net")
+        owner.do(BIND, path=path)
+        assert second.do(START, path=path) == ["refused", owner.pid]
+        assert serves(owner, second, path)
+        owner.kill()
+        assert second.do(START) == ["started", None]
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_a_server_without_the_lock_in_another_network_namespace_keeps_its_name(path, kind):
+    with Child() as server:
+        enter(server, "net")
+        server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind))\nsock.bind(path)", kind=kind, path=path)
+        inode = os.stat(path).st_ino
+        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way"):
+            unixsock.bind_exclusive(path)
+        assert os.stat(path).st_ino == inode
+
+
+def test_an_abstract_name_can_be_had_once_in_each_network_namespace_and_is_reached_in_its_own_alone():
+    name = f"unixsock-test-{os.getpid()}-{secrets.token_hex(8)}"
+    with Child() as other:
+        enter(other, "net")
+        other.do("sock, guard = unixsock.bind_abstract(name)", name=name)
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+            client.connect("\0" + name)
+        with unixsock.bind_abstract(name)[1], pytest.raises(unixsock.AddressInUseError):
+            unixsock.bind_abstract(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a lock file of another user")
+def test_roots_name_in_a_user_namespace_gives_no_right_to_the_lock_file_of_another_user(directory, path, user):
+    unixsock.bind_exclusive(path)[1].close()
+    directory.chmod(0o777)
+    enter(user, "user")
+    assert user.value("os.geteuid()") == 0
+    assert user.do(START, path=path) == ["PermissionError", path + ".lock"]
+
+
+def test_the_same_user_in_a_user_namespace_is_kept_out_by_the_lock_and_told_who_has_it(path):
+    with Child() as owner, Child() as second:
+        enter(second, "user")
+        owner.do(BIND, path=path)
+        assert second.do(START, path=path) == ["refused", owner.pid]
+
+
+def test_in_a_chroot_the_path_is_another_and_the_owner_the_same(directory, path):
+    with Child() as owner, Child() as second:
+        enter(second, "mount")  # for the right to chroot(2)
+        owner.do(BIND, path=path)
+        second.do("os.chroot(root)\nos.chdir('/')", root=str(directory))
+        assert second.do(START, path="/a.sock") == ["refused", None]  # there is no /proc to ask
+        assert serves(owner, second, "/a.sock")
+        owner.kill()
+        assert second.do(START) == ["started", None]
+
+
+def test_in_a_chroot_without_proc_a_mode_beyond_the_umask_fails_and_says_what_is_missing(directory):
+    with Child() as child:
+        enter(child, "mount")
+        child.do("os.chroot(root)\nos.umask(0o022)", root=str(directory))
+        child.do("unixsock.bind_exclusive('/a.sock', mode=0o644)[1].close()")
+        said = child.do(
+            "try: unixsock.bind_exclusive('/a.sock', mode=0o666)\n"
+            "except FileNotFoundError as error: _ = [error.strerror, error.filename]"
+        )
+        assert said == ["Mode cannot be set without /proc", "/a.sock"]
+    assert os.listdir(directory) == ["a.sock.lock"]
