@@ -44,7 +44,7 @@ class Child:
         self.pid = pid
         self._channel = channel
         self._lines = channel.makefile("r", encoding="utf-8")
-        self._exit = _exit_of(pid)
+        self._exit = exit_of(pid)
 
     def __enter__(self):
         return self
@@ -111,7 +111,7 @@ class Child:
             raise AssertionError(f"child {self.pid} did not answer in {PATIENCE} s")
 
 
-def _exit_of(pid):
+def exit_of(pid):
     """Something to select on, readable once process `pid` has ended, whoever is its parent."""
     if hasattr(select, "kqueue"):
         queue = select.kqueue()

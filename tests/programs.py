@@ -3,13 +3,14 @@
 import contextlib
 import http.client
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 from pathlib import Path
 
-from children import PATIENCE
+from children import PATIENCE, exit_of
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -76,3 +77,15 @@ def answer(path):
         response = connection.getresponse()
         assert response.status == 200
         return response.read().decode()
+
+
+def served_by(path):
+    """The pid in the answer of the server at `path`."""
+    return int(re.fullmatch(r"Hello from pid (\d+)\n", answer(path))[1])
+
+
+def end(pid, number=signal.SIGKILL):
+    """Send a signal to a process that need not be our child, and wait for its end."""
+    with contextlib.closing(exit_of(pid)) as ended:
+        os.kill(pid, number)
+        assert select.select([ended], [], [], PATIENCE)[0], f"pid {pid} has not ended"

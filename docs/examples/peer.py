@@ -1,0 +1,109 @@
+"""Serve HTTP to our own user alone, until Ctrl-C or SIGTERM: peer.py ADDRESS. And ask it: peer.py ADDRESS ask.
+
+ADDRESS is an abstract name on Linux, where the kernel's word on who is connecting is all the protection there is,
+and a path elsewhere.
+"""
+
+import ctypes
+import http.client
+import http.server
+import os
+import signal
+import socket
+import socketserver
+import struct
+import sys
+import threading
+
+import unixsock
+
+STOP = {signal.SIGINT, signal.SIGTERM}
+SO_PEERCRED = getattr(socket, "SO_PEERCRED", 17)  # PyPy has no name for it
+
+
+def uid_of_peer(sock: socket.socket) -> int:
+    """The effective user id that the other end had when it called connect(2), or listen(2) if it is the server."""
+    if sys.platform == "linux":
+        credentials = struct.Struct("iII")  # pid, uid, gid: unix(7)
+        return credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, credentials.size))[1]
+    uid, gid = ctypes.c_uint32(), ctypes.c_uint32()
+    if ctypes.CDLL(None, use_errno=True).getpeereid(sock.fileno(), ctypes.byref(uid), ctypes.byref(gid)):
+        raise OSError(ctypes.get_errno(), "getpeereid")
+    return uid.value
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with the pid of the server."""
+
+    def do_GET(self) -> None:
+        """Called by http.server."""
+        body = f"Hello from pid {os.getpid()}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """No log. The inherited one takes the client's host, and here a client has none."""
+
+
+class OurUserOnly(socketserver.ThreadingUnixStreamServer):
+    """Hangs up on other users before it has read a byte."""
+
+    daemon_threads = True  # a client that sends nothing does not keep the server from ending
+
+    def verify_request(self, request: socket.socket, _client_address: object) -> bool:
+        """Called by socketserver."""
+        try:
+            uid = uid_of_peer(request)
+        except OSError:
+            return False  # gone already
+        if uid != os.geteuid():
+            print(f"uid {uid} is turned away")
+        return uid == os.geteuid()
+
+
+def serve(address: str) -> None:
+    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the address cannot be had."""
+    sys.stdout.reconfigure(line_buffering=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    bind = unixsock.bind_abstract if sys.platform == "linux" else unixsock.bind_exclusive
+    try:
+        sock, guard = bind(address)
+    except (OSError, ValueError) as error:
+        sys.exit(f"peer.py: {error}")
+
+    with guard, OurUserOnly("", Hello, bind_and_activate=False) as server:
+        server.socket.close()  # one of its own, not bound
+        server.socket = sock
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(f"pid {os.getpid()} listens at {address}")
+        signal.sigwait(STOP)
+        server.shutdown()
+
+
+def ask(address: str) -> None:
+    """Print what the server answers. Exit status 1 when there is none, or somebody else's."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with connection.sock as sock:
+        try:
+            sock.connect("\0" + address if sys.platform == "linux" else address)
+        except OSError as error:
+            sys.exit(f"peer.py: {address}: {error}")
+        # Anyone could have taken the name before our server did. So ask who it is, before anything is sent.
+        uid = uid_of_peer(sock)
+        if uid != os.geteuid():
+            sys.exit(f"peer.py: {address} is not our server's, but uid {uid}'s")
+        connection.request("GET", "/")
+        print(connection.getresponse().read().decode(), end="")
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    elif sys.argv[2:] == ["ask"]:
+        ask(sys.argv[1])
+    else:
+        serve(sys.argv[1])

@@ -1,0 +1,92 @@
+"""Serve HTTP from forked workers that share one socket, until Ctrl-C or SIGTERM: prefork.py PATH.
+
+The parent only looks after the workers. When it is killed (kill -9), they serve on, and the path is theirs until the
+last of them has ended. Nobody starts new ones by then. To end them: kill the pids that were printed, or those
+that `fuser PATH.lock` finds.
+"""
+
+import http.server
+import os
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import time
+
+import unixsock
+
+WORKERS = 4
+STOP = {signal.SIGINT, signal.SIGTERM}
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with the pid of the worker."""
+
+    timeout = 10.0  # seconds for a client to say something: until then it keeps the worker from ending
+
+    def do_GET(self) -> None:
+        """Called by http.server."""
+        body = f"Hello from pid {os.getpid()}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """No log. The inherited one takes the client's host, and here a client has none."""
+
+
+def serve(sock: socket.socket) -> None:
+    """What a worker does."""
+    with socketserver.ThreadingUnixStreamServer("", Hello, bind_and_activate=False) as server:
+        server.socket.close()  # one of its own, not bound
+        server.socket = sock
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        signal.sigwait(STOP)
+        server.shutdown()  # accepts no more; the end of the with statement waits for the requests in progress
+
+
+def start_worker(sock: socket.socket) -> int:
+    """Fork a worker. Returns its pid."""
+    pid = os.fork()
+    if pid == 0:
+        serve(sock)
+        sys.exit()  # and not os._exit(): on its way out it closes its copy of the guard
+    print(f"worker {pid}")
+    return pid
+
+
+def main(path: str) -> None:
+    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had."""
+    sys.stdout.reconfigure(line_buffering=True)
+    # Blocked, and waited for, here and in the workers. SIGCHLD needs a handler: what is ignored by default may not
+    # reach sigwait().
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        sock, guard = unixsock.bind_exclusive(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"prefork.py: {error}")
+
+    # Closing one copy of a guard changes nothing for those who still have theirs. The last to close clears the name:
+    # that is the parent, or a worker after kill -9.
+    with guard:
+        sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
+        print(f"pid {os.getpid()} listens at {guard.address}")
+        workers = {start_worker(sock) for _ in range(WORKERS)}
+        while signal.sigwait({*STOP, signal.SIGCHLD}) == signal.SIGCHLD:
+            for dead in [pid for pid in workers if os.waitpid(pid, os.WNOHANG) != (0, 0)]:
+                print(f"worker {dead} has died")
+                time.sleep(0.1)  # or workers that die at once would keep a processor busy
+                workers.remove(dead)
+                workers.add(start_worker(sock))
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        for pid in workers:
+            os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

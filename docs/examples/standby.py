@@ -1,0 +1,75 @@
+"""Serve HTTP, or stand by until whoever serves has gone: standby.py PATH. Start it twice, and kill -9 the first.
+
+Clients are refused ("Connection refused", or no file) from the end of the one until the other has bound: let them
+try again. Ctrl-C and SIGTERM end both, whatever they are doing.
+"""
+
+import http.server
+import os
+import signal
+import socket
+import socketserver
+import sys
+import threading
+
+import unixsock
+
+STOP = {signal.SIGINT, signal.SIGTERM}
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with the pid of the server."""
+
+    def do_GET(self) -> None:
+        """Called by http.server."""
+        body = f"Hello from pid {os.getpid()}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """No log. The inherited one takes the client's host, and here a client has none."""
+
+
+def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
+    """Bind `path`, however long somebody else has it. SystemExit when a signal comes meanwhile."""
+    try:
+        return unixsock.bind_exclusive(path)
+    except unixsock.AddressInUseError as error:
+        print(f"pid {os.getpid()} stands by: {error}")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    try:
+        return unixsock.bind_exclusive(path, timeout=None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+
+
+def main(path: str) -> None:
+    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had for another reason than being taken."""
+    sys.stdout.reconfigure(line_buffering=True)
+    # What takes long to load goes here, before the wait.
+
+    # Blocked, and waited for below. Only the wait for the path is ended by the handler's exception: raised later, it
+    # could cut the cleaning up short.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    for number in STOP:
+        signal.signal(number, lambda *_: sys.exit())
+    try:
+        sock, guard = bind_or_wait(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"standby.py: {error}")
+
+    with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
+        server.socket.close()  # one of its own, not bound
+        server.socket = sock
+        server.daemon_threads = True  # a client that sends nothing does not keep the server from ending
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(f"pid {os.getpid()} listens at {guard.address}")
+        signal.sigwait(STOP)
+        server.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

@@ -1,0 +1,50 @@
+"""Answer HTTP with asyncio streams on a Unix-domain socket that has one owner: with_asyncio.py PATH."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import unixsock
+
+
+async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one request; asyncio itself knows no HTTP."""
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+        body = f"Hello from pid {os.getpid()}\n"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
+        writer.write(f"{head}\r\n\r\n{body}".encode())
+        await writer.drain()
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, asyncio.CancelledError):
+        pass  # not a request, a client that has gone, or the end of the server
+    finally:
+        writer.close()
+
+
+async def serve(sock: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    # asyncio closes the socket. From Python 3.13 on it also unlinks the name then, which harms nobody: the guard still
+    # holds the lock. Only where forked workers share the socket, pass cleanup_socket=False: the first to end would.
+    server = await asyncio.start_unix_server(hello, sock=sock)
+    await stopped.wait()
+    server.close()  # without wait_closed(), which waits for clients that send nothing
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_asyncio.py: {error}")
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        asyncio.run(serve(sock))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

@@ -1,0 +1,52 @@
+"""Serve a WSGI application with gunicorn on a Unix-domain socket that has one owner: with_gunicorn.py PATH."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+import unixsock
+
+
+def hello(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The application."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"Hello from pid {os.getpid()}\n".encode()]
+
+
+class Server(BaseApplication):
+    """gunicorn without its command line."""
+
+    def __init__(self, **settings: object) -> None:
+        """Take gunicorn's settings by their names."""
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Called by gunicorn."""
+        for name, value in self.settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[..., Any]:
+        """Called by gunicorn."""
+        return hello
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_gunicorn.py: {error}")
+    # Workers are forked with both descriptors. One that outlives a killed gunicorn keeps name and lock till its end.
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        # gunicorn closes the descriptor, hence detach(), and unlinks the name when it begins to stop. The lock stays
+        # until the last worker has ended, so that no other copy has bound the name by then.
+        Server(bind=f"fd://{sock.detach()}", workers=2, threads=4, graceful_timeout=2, loglevel="warning").run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

@@ -1,0 +1,40 @@
+"""Serve an ASGI application with hypercorn on a Unix-domain socket that has one owner: with_hypercorn.py PATH."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import hypercorn
+import hypercorn.asyncio
+
+import unixsock
+
+
+async def hello(scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """The application."""
+    if scope["type"] != "http":
+        return  # hypercorn asks for "lifespan" first
+    body = f"Hello from pid {os.getpid()}\n".encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_hypercorn.py: {error}")
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        config = hypercorn.Config()
+        config.bind = [f"fd://{sock.detach()}"]  # not fileno(): hypercorn closes the descriptor
+        config.loglevel = "WARNING"
+        asyncio.run(hypercorn.asyncio.serve(hello, config))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

@@ -1,0 +1,49 @@
+"""Serve HTTP with tornado on a Unix-domain socket that has one owner: with_tornado.py PATH."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import tornado.httpserver
+import tornado.web
+
+import unixsock
+
+
+class Hello(tornado.web.RequestHandler):
+    """The application."""
+
+    def get(self) -> None:
+        """Called by tornado."""
+        self.set_header("Content-Type", "text/plain")
+        self.write(f"Hello from pid {os.getpid()}\n")
+
+
+async def serve(sock: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = tornado.httpserver.HTTPServer(tornado.web.Application([("/", Hello)]))
+    sock.settimeout(0)  # non-blocking, as tornado expects: it accepts until nobody is waiting
+    server.add_socket(sock)
+    await stopped.wait()
+    server.stop()  # closes the socket
+    await server.close_all_connections()
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_tornado.py: {error}")
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        asyncio.run(serve(sock))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

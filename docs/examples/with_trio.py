@@ -1,0 +1,52 @@
+"""Answer HTTP with trio on a Unix-domain socket that has one owner: with_trio.py PATH."""
+
+import os
+import signal
+import socket
+import sys
+
+import trio
+
+import unixsock
+
+
+async def hello(stream: trio.SocketStream) -> None:
+    """Answer one request; trio itself knows no HTTP. serve_listeners() closes the stream."""
+    try:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            chunk = await stream.receive_some()
+            if not chunk:
+                return
+            head += chunk
+        body = f"Hello from pid {os.getpid()}\n"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
+        await stream.send_all(f"{head}\r\n\r\n{body}".encode())
+    except trio.BrokenResourceError:
+        pass  # a client that has gone
+
+
+async def serve(sock: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            # The listener owns the socket from here on, and closes it.
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+            nursery.start_soon(trio.serve_listeners, hello, [listener])
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_trio.py: {error}")
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        trio.run(serve, sock)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

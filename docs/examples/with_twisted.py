@@ -1,0 +1,44 @@
+"""Serve HTTP with Twisted on a Unix-domain socket that has one owner: with_twisted.py PATH."""
+
+import os
+import sys
+
+from twisted.internet import reactor, unix
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+import unixsock
+
+MODE = 0o660
+
+
+class Hello(Resource):
+    """The application."""
+
+    isLeaf = True  # noqa: N815 - Twisted's name
+
+    def render_GET(self, request: Request) -> bytes:  # noqa: N802 - the same
+        """Called by Twisted."""
+        request.setHeader("Content-Type", "text/plain")
+        return f"Hello from pid {os.getpid()}\n".encode()
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=MODE)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_twisted.py: {error}")
+    with guard:
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        sock.settimeout(0)  # non-blocking, as Twisted expects
+        # These three lines are reactor.adoptStreamPort(), but for the mode: that makes it 0666, and anybody can connect
+        # until it is set back. At the end Twisted unlinks the name, while we hold the lock.
+        port = unix.Port._fromListeningDescriptor(reactor, sock.fileno(), Site(Hello()))  # noqa: SLF001
+        port.mode = MODE
+        port.startListening()
+        reactor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

@@ -1,0 +1,37 @@
+"""Serve an ASGI application with uvicorn on a Unix-domain socket that has one owner: with_uvicorn.py PATH."""
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+
+import unixsock
+
+
+async def hello(_scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """The application."""
+    body = f"Hello from pid {os.getpid()}\n".encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+    except (OSError, ValueError) as error:
+        sys.exit(f"with_uvicorn.py: {error}")
+    with guard:
+        # When uvicorn has stopped, it raises the signal again. Without a handler, SIGTERM would end the process right
+        # there, and the guard would not get to remove the name.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        uvicorn.run(hello, fd=sock.fileno(), lifespan="off", log_level="warning")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)

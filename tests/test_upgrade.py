@@ -1,0 +1,217 @@
+"""upgrade.py replaces itself without a gap: no client is refused, no request is lost, nobody else gets the path."""
+
+import collections
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import unixsock
+from children import PATIENCE, exit_of
+from programs import EXAMPLES, Program, answer, end, served_by
+
+UPGRADE = EXAMPLES / "upgrade.py"
+
+
+@contextlib.contextmanager
+def serving(path, program=UPGRADE):
+    """upgrade.py, listening at `path`. Its later versions are in its process group, and end with it."""
+    with Program([sys.executable, str(program), path]) as server:
+        assert server.line() == f"pid {server.pid} listens at {path}"
+        yield server
+
+
+def upgraded(server, version):
+    """Have the running `version` replaced; the pid of the next one. What they print comes in this order."""
+    os.kill(version, signal.SIGUSR2)
+    new = int(re.fullmatch(r"pid (\d+) listens at .*", server.line())[1])
+    assert server.line() == f"pid {version} leaves to pid {new}"
+    return new
+
+
+class Crowd:
+    """Clients that ask, and others that try to start, without a pause until the end of the with statement."""
+
+    def __init__(self, path):
+        self._path = path
+        self.answers = collections.Counter()  # by pid
+        self.refused, self.lost = [], []  # clients that could not connect, and those that got no whole answer
+        self.starts, self.copies, self.not_refused = 0, 0, []
+        self._changed = threading.Condition()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=act) for act in (*4 * [self._ask], self._bind, self._start)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, pid):
+        """Until `pid` has answered somebody."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: pid in self.answers, PATIENCE), f"pid {pid} answers nobody"
+
+    def _ask(self):
+        while not self._over.is_set():
+            self._ask_once()
+
+    def _ask_once(self):
+        try:
+            pid = served_by(self._path)
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            self.refused.append(error)
+        except Exception as error:
+            self.lost.append(error)
+        else:
+            with self._changed:
+                self.answers[pid] += 1
+                self._changed.notify_all()
+
+    def _bind(self):
+        while not self._over.wait(0.001):  # or the clients would hardly get a turn
+            self.starts += 1
+            try:
+                unixsock.bind_exclusive(self._path)[1].close()
+            except unixsock.AddressInUseError as error:
+                if "taken by" in str(error):
+                    continue
+            self.not_refused.append("in this process")
+
+    def _start(self):
+        while not self._over.is_set():
+            self.copies += 1
+            command = [sys.executable, str(UPGRADE), self._path]
+            run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+            # The pid is the first version's, who took the lock; the kernel may have forgotten it by now.
+            one_line = re.fullmatch(rb"upgrade\.py: .*\(taken by .*\n", run.stderr)
+            if run.returncode != 1 or not one_line:
+                self.not_refused.append(run)
+
+
+@pytest.mark.deadline(180)
+def test_through_20_upgrades_no_client_is_refused_no_request_is_lost_and_nobody_else_can_start(path):
+    with serving(path) as server:
+        versions = [server.pid]
+        with Crowd(path) as crowd:
+            for _ in range(20):
+                crowd.wait_for(versions[-1])
+                versions.append(upgraded(server, versions[-1]))
+            crowd.wait_for(versions[-1])
+        print(f"{sum(crowd.answers.values())} answers, {len(crowd.refused)} refused, {len(crowd.lost)} lost;")
+        print(
+            f"{crowd.starts} starts in this process and {crowd.copies} programs, {len(crowd.not_refused)} not refused"
+        )
+        assert (crowd.refused, crowd.lost, crowd.not_refused) == ([], [], [])
+        assert crowd.answers.keys() == set(versions)
+        assert len(crowd.answers) == 21
+        end(versions[-1])
+        unixsock.bind_exclusive(path, timeout=PATIENCE)[1].close()
+        assert server.wait() == (0, "")
+
+
+@contextlib.contextmanager
+def slow_request(path):
+    """A client in the middle of its request, accepted by who serves now; calling it gives the pid that answers."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(path)
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        served_by(path)  # came after it, and has been accepted
+
+        def finish():
+            client.sendall(b"\r\n")
+            with client.makefile("rb") as response:
+                return int(re.search(rb"Hello from pid (\d+)\n\Z", response.read())[1])
+
+        yield finish
+
+
+def test_a_slow_request_is_finished_by_the_version_that_accepted_it_and_then_it_leaves(path):
+    with serving(path) as server, contextlib.closing(exit_of(server.pid)) as left, slow_request(path) as finish:
+        new = upgraded(server, server.pid)
+        while served_by(path) != new:
+            pass  # the old one accepts until it has heard that it should not
+        assert finish() == server.pid
+        assert select.select([left], [], [], PATIENCE)[0]
+        assert served_by(path) == new
+        end(new)
+        assert server.wait() == (0, "")
+
+
+def test_an_old_version_with_a_slow_request_is_not_in_the_next_starts_way(path):
+    with serving(path) as server, slow_request(path) as finish:
+        end(upgraded(server, server.pid))
+        unixsock.bind_exclusive(path, timeout=PATIENCE)[1].close()
+        assert finish() == server.pid
+        assert server.wait() == (0, "")
+
+
+def test_the_new_version_runs_what_the_file_has_become(path, directory):
+    program = directory / "server.py"
+    text = UPGRADE.read_text()
+    program.write_text(text)
+    with serving(path, program) as server:
+        assert text.count("Hello") > 1
+        program.write_text(text.replace("Hello from", "Welcome to"))
+        new = upgraded(server, server.pid)
+        while (said := answer(path)) != f"Welcome to pid {new}\n":
+            assert said == f"Hello from pid {server.pid}\n"
+        end(new)
+        assert server.wait() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [("raise SystemExit(3)", 3), ("import signal\nsignal.pause()", -signal.SIGKILL)],
+    ids=["ends", "hangs"],
+)
+def test_a_new_version_that_does_not_get_ready_changes_nothing(path, directory, broken, status):
+    program = directory / "server.py"
+    text = UPGRADE.read_text()
+    assert text.count("PATIENCE = 10.0") == 1
+    program.write_text(text.replace("PATIENCE = 10.0", "PATIENCE = 1.0"))
+    with serving(path, program) as server:
+        program.write_text(broken)
+        os.kill(server.pid, signal.SIGUSR2)
+        assert server.line() == f"pid {server.pid} serves on: its new version was not ready, exit status {status}"
+        assert served_by(path) == server.pid
+        program.write_text(text)
+        new = upgraded(server, server.pid)
+        end(new)
+        assert server.wait() == (0, "")
+
+
+def test_the_first_version_clears_its_name_at_the_end(path):
+    with serving(path) as server:
+        assert server.end(signal.SIGTERM) == (0, "")
+    assert not os.path.exists(path)
+
+
+def test_a_later_version_leaves_a_dead_name_that_the_next_start_clears(path):
+    with serving(path) as server:
+        end(upgraded(server, server.pid), signal.SIGTERM)
+        assert server.wait() == (0, "")
+    assert os.path.exists(path)
+    unixsock.bind_exclusive(path)[1].close()
+
+
+def test_a_server_that_is_told_to_end_during_an_upgrade_ends(path):
+    with serving(path) as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGUSR2)
+        os.kill(server.pid, signal.SIGTERM)
+        os.kill(server.pid, signal.SIGCONT)
+        assert server.wait() == (0, "")  # and the end of its output: nobody else has it
+    unixsock.bind_exclusive(path)[1].close()
