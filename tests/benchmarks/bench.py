@@ -56,7 +56,7 @@ class Report:
         holds = (least is None or least <= middle) and (most is None or middle <= most)
         self.holds = self.holds and holds
         limits = [f"{word} {limit}" for word, limit in (("at least", least), ("at most", most)) if limit is not None]
-        spread = f"{middle:.2f} ({min(by_round):.2f} to {max(by_round):.2f})"
+        spread = f"{middle:.3g} ({min(by_round):.3g} to {max(by_round):.3g})"
         self._row(what, micros(these), micros(those), spread, limit=", ".join(limits), holds=holds)
         return middle
 
@@ -353,8 +353,9 @@ def draw(chart):
 
 
 def main():
-    print(f"{platform.system()} {platform.release()}, {platform.python_implementation()} {platform.python_version()},")
-    print(f"filelock {filelock.__version__}, sockets in {MEMORY or tempfile.gettempdir()}\n")
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    print(f"{platform.system()} {platform.release()}, {python}, filelock {filelock.__version__},", end=" ")
+    print(f"sockets in {MEMORY or tempfile.gettempdir()}\n")
     report = Report()
     with tempfile.TemporaryDirectory(prefix="us-", dir=MEMORY) as directory:
         chart = measure_starts(report, f"{directory}/a.sock")
