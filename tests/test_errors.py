@@ -126,16 +126,37 @@ def test_where_the_system_does_not_tell_the_owner_the_refusal_says_so(path, monk
     assert refusal.value.owner is None
 
 
-@pytest.mark.parametrize("other", ["DELEG  ACTIVE    READ ", "POSIX  ADVISORY  WRITE"])
-def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(path, monkeypatch, other):
+# Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.
+OTHER_LOCKS = [
+    "DELEG  ACTIVE    READ  4241 {device}:{inode}",
+    "POSIX  ADVISORY  WRITE 4241 {device}:{inode}",
+    "-> FLOCK  ADVISORY  WRITE 4241 {device}:{inode}",
+    "FLOCK  ADVISORY  WRITE 4241 {device}:{inode}0",
+    "FLOCK  ADVISORY  WRITE 4241 {device}:1{inode}",
+]
+
+
+def owner_by(monkeypatch, path, *lines):
+    """The owner that a refusal names where the system's table has these lines."""
     with unixsock.bind_exclusive(path)[1] as guard, pytest.raises(unixsock.AddressInUseError) as refusal:
         file = os.stat(guard.lock_path)
-        where = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino} 0 EOF\n"
-        elsewhere = "1: FLOCK  ADVISORY  WRITE 4240 00:00:0 0 EOF\n"
-        table = f"{elsewhere}2: {other} 4241 {where}3: FLOCK  ADVISORY  WRITE 4242 {where}".encode()
-        monkeypatch.setattr(_lock_file, "open", lambda *_: io.BytesIO(table), raising=False)
+        device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+        text = "".join(f"{n}: {line} 0 EOF\n".format(device=device, inode=file.st_ino) for n, line in enumerate(lines))
+        monkeypatch.setattr(_lock_file, "open", lambda *_: io.BytesIO(text.encode()), raising=False)
         unixsock.bind_exclusive(path)
-    assert refusal.value.owner == 4242
+    return refusal.value.owner
+
+
+@pytest.mark.parametrize("other", OTHER_LOCKS)
+def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(path, monkeypatch, other):
+    elsewhere = "FLOCK  ADVISORY  WRITE 4240 00:00:0"
+    ours = "FLOCK  ADVISORY  WRITE 4242 {device}:{inode}"
+    assert owner_by(monkeypatch, path, elsewhere, other, ours) == 4242
+    assert owner_by(monkeypatch, path, elsewhere, other) is None
+
+
+def test_a_taker_that_has_no_pid_here_is_not_named(path, monkeypatch):
+    assert owner_by(monkeypatch, path, "FLOCK  ADVISORY  WRITE 0 {device}:{inode}") is None
 
 
 def test_a_live_server_without_the_lock_keeps_its_name_and_the_lock_is_not_blamed(directory, path, monkeypatch):
