@@ -1,5 +1,6 @@
 """A wrong argument is refused by its name, before anything is created; a good one reaches the kernel."""
 
+import decimal
 import errno
 import fractions
 import math
@@ -55,6 +56,8 @@ BAD_TIMEOUTS = [
     ("timeout", -1e-300, ValueError),
     ("timeout", -math.inf, ValueError),
     ("timeout", math.nan, ValueError),
+    ("timeout", decimal.Decimal("nan"), ValueError),
+    ("timeout", decimal.Decimal("snan"), ValueError),
     pytest.param("timeout", 10**400, OverflowError, id="timeout-beyond-a-float"),
     pytest.param("timeout", -(10**400), ValueError, id="timeout-below-a-float"),
     ("timeout", "1", TypeError),

@@ -121,6 +121,26 @@ def test_who_got_the_descriptors_by_scm_rights_keeps_it_all(path, directory):
     unixsock.bind_exclusive(path)[1].close()
 
 
+def test_who_got_the_socket_without_the_lock_keeps_the_name_as_any_server_does(path):
+    worker = "input()"  # as one that multiprocessing spawns
+    with Child() as first:
+        first.do(BIND, path=path)
+        first.do(
+            "import subprocess\n"
+            "pipe, ours = os.pipe()\n"
+            "command = [sys.executable, '-c', worker]\n"
+            "worker = subprocess.Popen(command, pass_fds=[sock.fileno()], stdin=pipe)\n"
+            "os.close(pipe)\n"
+            "guard.close()",
+            worker=worker,
+        )
+        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
+            unixsock.bind_exclusive(path)
+        assert refusal.value.owner is None
+        first.do("worker.kill()\nworker.wait()")
+        unixsock.bind_exclusive(path)[1].close()
+
+
 def test_who_inherited_the_descriptors_keeps_it_all(path):
     heir = (
         "import socket, sys\n"

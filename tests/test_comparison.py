@@ -74,3 +74,12 @@ def test_the_counts_on_the_page_are_those_of_its_tables():
         (chdir.count("stranger's deleted"), "delete a stranger's socket"),
     ]:
         assert f"{count} of the 21 {saying}" in PAGE
+
+
+def test_the_rounds_in_the_readme_are_those_of_the_page():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (.*?)(?:, `(.*)`)? \| .* \| (\d+) of (\d+) \|$", readme, re.MULTILINE)
+    assert len(told) == 5
+    for way, option, won, rounds in told:
+        row = f"{way}, {option}" if option else way
+        assert re.search(rf"^\| {re.escape(row)} \|.* {won}/{rounds} ", PAGE, re.MULTILINE), row

@@ -1,6 +1,7 @@
 """The examples of workers, a standby, a wrapper and a look at the peer do what they say, as programs of their own."""
 
 import contextlib
+import http.client
 import os
 import re
 import secrets
@@ -219,6 +220,15 @@ def test_a_client_that_does_not_shake_hands_keeps_nobody_waiting(path, certifica
         assert server.end(signal.SIGTERM) == (0, "")
 
 
+def test_a_client_that_speaks_no_tls_is_cut_off_without_a_traceback(path, certificate):
+    with tls(path, certificate) as server:
+        with contextlib.closing(Connection(path)) as connection, pytest.raises((OSError, http.client.HTTPException)):
+            connection.request("GET", "/")
+            connection.getresponse()
+        assert served_over_tls_by(path, certificate) == server.pid
+        assert server.end(signal.SIGTERM) == (0, "")
+
+
 def test_a_certificate_that_cannot_be_had_is_told_before_anything_is_bound(path, directory):
     missing = str(directory / "missing.pem")
     run = subprocess.run(
@@ -236,9 +246,9 @@ def address(path):
 
 
 @contextlib.contextmanager
-def peer(address):
-    """peer.py, listening at `address`."""
-    with started("peer.py", address) as server:
+def peer(address, *wrapper):
+    """peer.py, listening at `address`, started by way of the program `wrapper`."""
+    with Program([*wrapper, sys.executable, str(EXAMPLES / "peer.py"), address]) as server:
         assert server.line() == f"pid {server.pid} listens at {address}"
         yield server
 
@@ -275,6 +285,17 @@ def test_another_user_is_turned_away_without_an_answer(address, user):
         assert user.value("got") == ""
         assert server.line() == "uid 65534 is turned away"
         assert ask(address) == (0, f"Hello from pid {server.pid}\n", "")
+
+
+@on_linux
+def test_in_a_user_namespace_nobody_is_taken_for_our_own_user(address):
+    if os.system("unshare --user true 2>/dev/null") != 0:
+        pytest.skip("may not make a user namespace here")
+    with peer(address, "unshare", "--user") as server:
+        status, output, errors = ask(address)
+        assert (status, output) == (1, "")
+        assert re.fullmatch(rf"peer\.py: {re.escape(address)}: .*\n", errors)
+        assert server.line() == "uid 65534 is turned away"
 
 
 @on_linux

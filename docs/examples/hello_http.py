@@ -17,6 +17,8 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 class Hello(http.server.BaseHTTPRequestHandler):
     """Answers every GET with the pid of the server."""
 
+    timeout = 10.0  # seconds for a client to say something
+
     def do_GET(self) -> None:
         """Called by http.server."""
         body = f"Hello from pid {os.getpid()}\n".encode()
@@ -37,7 +39,8 @@ def main() -> None:
     parser.add_argument("path", metavar="PATH", help="where the socket goes")
     path = parser.parse_args().path
 
-    # Blocked, and waited for below: raised as an exception, a signal could cut the cleaning up short.
+    # Blocked, and waited for below: raised as an exception, a signal could cut the cleaning up short. (A program that
+    # is started from here inherits this: let it unblock them.)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         sock, guard = unixsock.bind_exclusive(path)
@@ -48,7 +51,7 @@ def main() -> None:
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
         server.socket = sock
-        server.daemon_threads = True  # a client that sends nothing does not keep the server from ending
+        server.daemon_threads = True  # clients that are not done do not keep the server from ending
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
         # A reader of a pipe sees each line at once; a path that is not UTF-8 is printed as the bytes that it is.

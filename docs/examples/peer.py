@@ -18,6 +18,7 @@ import threading
 import unixsock
 
 STOP = {signal.SIGINT, signal.SIGTERM}
+NOBODY = 65534  # user_namespaces(7), /proc/sys/kernel/overflowuid
 SO_PEERCRED = getattr(socket, "SO_PEERCRED", 17)  # PyPy has no name for it
 
 
@@ -32,17 +33,21 @@ def uid_of_peer(sock: socket.socket) -> int:
     return uid.value
 
 
+def is_ours(uid: int) -> bool:
+    """Whether it is our user's. Not if it is 65534: in a user namespace, all who have no number there show as that."""
+    return uid == os.geteuid() and uid != NOBODY
+
+
 class Hello(http.server.BaseHTTPRequestHandler):
     """Answers every GET with the pid of the server."""
 
+    timeout = 10.0  # seconds for a client to say something
+
     def do_GET(self) -> None:
         """Called by http.server."""
-        body = f"Hello from pid {os.getpid()}\n".encode()
         self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def log_message(self, *_: object) -> None:
         """No log. The inherited one takes the client's host, and here a client has none."""
@@ -51,7 +56,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
 class OurUserOnly(socketserver.ThreadingUnixStreamServer):
     """Hangs up on other users before it has read a byte."""
 
-    daemon_threads = True  # a client that sends nothing does not keep the server from ending
+    daemon_threads = True  # clients that are not done do not keep the server from ending
 
     def verify_request(self, request: socket.socket, _client_address: object) -> bool:
         """Called by socketserver."""
@@ -59,9 +64,9 @@ class OurUserOnly(socketserver.ThreadingUnixStreamServer):
             uid = uid_of_peer(request)
         except OSError:
             return False  # gone already
-        if uid != os.geteuid():
+        if not is_ours(uid):
             print(f"uid {uid} is turned away")
-        return uid == os.geteuid()
+        return is_ours(uid)
 
 
 def serve(address: str) -> None:
@@ -90,14 +95,14 @@ def ask(address: str) -> None:
     with connection.sock as sock:
         try:
             sock.connect("\0" + address if sys.platform == "linux" else address)
-        except OSError as error:
+            # Anyone could have taken the name before our server did. So ask who it is, before anything is sent.
+            uid = uid_of_peer(sock)
+            if not is_ours(uid):
+                sys.exit(f"peer.py: {address} is not our server's, but uid {uid}'s")
+            connection.request("GET", "/")
+            print(connection.getresponse().read().decode(), end="")
+        except OSError as error:  # nobody listens, or who does has hung up
             sys.exit(f"peer.py: {address}: {error}")
-        # Anyone could have taken the name before our server did. So ask who it is, before anything is sent.
-        uid = uid_of_peer(sock)
-        if uid != os.geteuid():
-            sys.exit(f"peer.py: {address} is not our server's, but uid {uid}'s")
-        connection.request("GET", "/")
-        print(connection.getresponse().read().decode(), end="")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 class Hello(http.server.BaseHTTPRequestHandler):
     """Answers every GET with the pid of the server."""
 
+    timeout = 10.0  # seconds for a client to say something
+
     def do_GET(self) -> None:
         """Called by http.server."""
-        body = f"Hello from pid {os.getpid()}\n".encode()
         self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def log_message(self, *_: object) -> None:
         """No log. The inherited one takes the client's host, and here a client has none."""
@@ -64,7 +63,7 @@ def main(path: str) -> None:
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
         server.socket = sock
-        server.daemon_threads = True  # a client that sends nothing does not keep the server from ending
+        server.daemon_threads = True  # clients that are not done do not keep the server from ending
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(f"pid {os.getpid()} listens at {guard.address}")
         signal.sigwait(STOP)

@@ -33,12 +33,9 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Called by http.server."""
-        body = f"Hello from pid {os.getpid()}\n".encode()
         self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def log_message(self, *_: object) -> None:
         """No log. The inherited one takes the client's host, and here a client has none."""

@@ -18,7 +18,7 @@ async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(f"{head}\r\n\r\n{body}".encode())
         await writer.drain()
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, asyncio.CancelledError):
-        pass  # not a request, a client that has gone, or the end of the server
+        pass  # not a request; a client that has gone; the end of the loop, where Python 3.11 and 3.12 would tell of it
     finally:
         writer.close()
 

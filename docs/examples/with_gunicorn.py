@@ -45,7 +45,13 @@ def main(path: str) -> None:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         # gunicorn closes the descriptor, hence detach(), and unlinks the name when it begins to stop. The lock stays
         # until the last worker has ended, so that no other copy has bound the name by then.
-        Server(bind=f"fd://{sock.detach()}", workers=2, threads=4, graceful_timeout=2, loglevel="warning").run()
+        Server(
+            bind=f"fd://{sock.detach()}",
+            workers=2,
+            threads=4,
+            graceful_timeout=10,  # seconds for requests in progress at the end; gunicorn's default is 30
+            loglevel="warning",
+        ).run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import trio
 
 import unixsock
 
+LIMIT = 65536  # bytes of a request's head
+
 
 async def hello(stream: trio.SocketStream) -> None:
     """Answer one request; trio itself knows no HTTP. serve_listeners() closes the stream."""
@@ -16,12 +18,12 @@ async def hello(stream: trio.SocketStream) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
             chunk = await stream.receive_some()
-            if not chunk:
+            if not chunk or len(head) > LIMIT:
                 return
             head += chunk
         body = f"Hello from pid {os.getpid()}\n"
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
-        await stream.send_all(f"{head}\r\n\r\n{body}".encode())
+        answer = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
+        await stream.send_all(f"{answer}\r\n\r\n{body}".encode())
     except trio.BrokenResourceError:
         pass  # a client that has gone
 

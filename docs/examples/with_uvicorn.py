@@ -11,8 +11,10 @@ import uvicorn
 import unixsock
 
 
-async def hello(_scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+async def hello(scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     """The application."""
+    if scope["type"] != "http":
+        return  # uvicorn asks for "lifespan" first
     body = f"Hello from pid {os.getpid()}\n".encode()
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -30,7 +32,7 @@ def main(path: str) -> None:
         # there, and the guard would not get to remove the name.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        uvicorn.run(hello, fd=sock.fileno(), lifespan="off", log_level="warning")
+        uvicorn.run(hello, fd=sock.fileno(), log_level="warning")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ def main(path: str) -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"with_werkzeug.py: {error}")
     with guard:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: sys.exit())  # werkzeug leaves SIGTERM alone
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # werkzeug leaves it alone
         # app.run() takes no socket. This server makes a duplicate of it and closes that; the guard closes ours.
         server = make_server(f"unix://{guard.address}", 0, app, threaded=True, fd=sock.fileno())
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)

@@ -99,6 +99,8 @@ def checked_timeout(timeout: float | None) -> float:
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
     except OverflowError:
         raise OverflowError("timeout must fit a float; None waits without limit") from None
+    except ArithmeticError:
+        negative_or_nan = True  # decimal.Decimal("nan") cannot even be compared
     if negative_or_nan:
         raise ValueError(f"timeout must be at least 0 seconds or None, not {timeout!r}")
     return float(timeout)
