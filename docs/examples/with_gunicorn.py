@@ -49,7 +49,7 @@ def main(path: str) -> None:
             bind=f"fd://{sock.detach()}",
             workers=2,
             threads=4,
-            graceful_timeout=10,  # seconds for requests in progress at the end; gunicorn's default is 30
+            graceful_timeout=5,  # seconds for requests in progress at the end; gunicorn's default is 30
             loglevel="warning",
         ).run()
 
