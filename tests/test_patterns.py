@@ -20,6 +20,7 @@ from children import PATIENCE
 from programs import EXAMPLES, Connection, Program, end, served_by
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="no abstract names here")
+not_as_nobody = pytest.mark.skipif(os.geteuid() == 65534, reason="a server that runs as nobody serves nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
 
@@ -261,6 +262,7 @@ def ask(address):
     return run.returncode, run.stdout.decode(), run.stderr.decode()
 
 
+@not_as_nobody
 def test_our_own_user_is_served(address):
     with peer(address) as server:
         assert ask(address) == (0, f"Hello from pid {server.pid}\n", "")
@@ -288,6 +290,7 @@ def test_another_user_is_turned_away_without_an_answer(address, user):
 
 
 @on_linux
+@not_as_nobody
 def test_in_a_user_namespace_nobody_is_taken_for_our_own_user(address):
     if os.system("unshare --user true 2>/dev/null") != 0:
         pytest.skip("may not make a user namespace here")
