@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from children import PATIENCE, exit_of
@@ -55,6 +56,14 @@ class Program:
         """Its exit status and its standard error."""
         errors = self._process.communicate(timeout=PATIENCE)[1]
         return self._process.returncode, errors.decode()
+
+
+def refused(example, *arguments):
+    """Exit status and standard error of an example that cannot serve."""
+    command = [sys.executable, str(EXAMPLES / example), *arguments]
+    run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    assert run.stdout == b""
+    return run.returncode, os.fsdecode(run.stderr)
 
 
 class Connection(http.client.HTTPConnection):

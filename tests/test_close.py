@@ -127,10 +127,8 @@ def test_who_got_the_socket_without_the_lock_keeps_the_name_as_any_server_does(p
         first.do(BIND, path=path)
         first.do(
             "import subprocess\n"
-            "pipe, ours = os.pipe()\n"
             "command = [sys.executable, '-c', worker]\n"
-            "worker = subprocess.Popen(command, pass_fds=[sock.fileno()], stdin=pipe)\n"
-            "os.close(pipe)\n"
+            "worker = subprocess.Popen(command, pass_fds=[sock.fileno()], stdin=subprocess.PIPE)\n"
             "guard.close()",
             worker=worker,
         )

@@ -148,6 +148,13 @@ def test_every_test_that_is_named_exists(page):
     assert named <= {*tests, *functions}
 
 
+def test_the_schedules_of_the_limits_are_those_that_a_test_replays():
+    schedules = re.findall(r"`(\S+@\S+)`", TEXT["docs/limits.md"])
+    assert len(schedules) == 4
+    replayed = (ROOT / "tests" / "test_interleavings.py").read_text(encoding="utf-8")
+    assert [schedule for schedule in schedules if f'"{schedule}"' not in replayed] == []
+
+
 def test_every_test_file_has_its_row_in_testing():
     files = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
     rows = [line for line in TEXT["docs/testing.md"].splitlines() if line.startswith("|")]

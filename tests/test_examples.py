@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from children import PATIENCE
-from programs import EXAMPLES, Program, answer
+from programs import EXAMPLES, Program, answer, refused
 
-HELLO = str(EXAMPLES / "hello_http.py")
+HELLO = "hello_http.py"
 TWO_OWNERS = EXAMPLES / "two_owners.py"
 
 
@@ -25,16 +25,9 @@ def hello(path):
     """hello_http.py, listening at `path`."""
     # Where nothing from outside makes Python flush at once, or print what is not UTF-8.
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONIOENCODING": "utf-8:strict"}
-    with Program([sys.executable, HELLO, path], env=environment) as server:
+    with Program([sys.executable, str(EXAMPLES / HELLO), path], env=environment) as server:
         assert server.line() == f"pid {server.pid} listens at {path}"
         yield server
-
-
-def refused(*arguments):
-    """Exit status and standard error of a hello_http.py that cannot serve."""
-    run = subprocess.run([sys.executable, HELLO, *arguments], capture_output=True, timeout=PATIENCE, check=False)
-    assert run.stdout == b""
-    return run.returncode, os.fsdecode(run.stderr)
 
 
 def test_the_server_answers_a_client(path):
@@ -58,7 +51,7 @@ def test_the_printed_curl_command_works_as_it_stands(directory, name):
 
 def test_a_second_copy_says_in_one_line_who_has_the_path_and_the_first_one_serves_on(path):
     with hello(path) as server:
-        status, errors = refused(path)
+        status, errors = refused(HELLO, path)
         assert status == 1
         assert re.fullmatch(rf"hello_http\.py: .*{re.escape(path)}.*\n", errors)
         if os.path.exists("/proc/locks"):
@@ -94,7 +87,7 @@ def test_a_client_that_sends_nothing_does_not_keep_the_server_from_ending(path):
 def test_a_regular_file_is_left_untouched(path):
     Path(path).write_text("precious")
     before = os.stat(path)
-    status, errors = refused(path)
+    status, errors = refused(HELLO, path)
     assert status == 1
     assert re.fullmatch(rf"hello_http\.py: .*not a socket.*{re.escape(path)}.*\n", errors)
     assert Path(path).read_text() == "precious"
@@ -112,18 +105,18 @@ def test_a_regular_file_is_left_untouched(path):
     ],
 )
 def test_a_path_that_cannot_be_had_is_refused_in_one_line(directory, name, reason):
-    status, errors = refused(f"{directory}/{name}")
+    status, errors = refused(HELLO, f"{directory}/{name}")
     assert status == 1
     assert re.fullmatch(rf"hello_http\.py: .*{reason}.*\n", errors)
     assert os.listdir(directory) == []
 
 
 def test_an_empty_path_is_refused_in_one_line():
-    assert refused("") == (1, "hello_http.py: path is empty\n")
+    assert refused(HELLO, "") == (1, "hello_http.py: path is empty\n")
 
 
 def test_without_a_path_the_usage_is_shown():
-    status, errors = refused()
+    status, errors = refused(HELLO)
     assert status == 2
     assert errors.startswith("usage: hello_http.py [-h] PATH\n")
     assert "Traceback" not in errors

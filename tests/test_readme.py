@@ -77,14 +77,6 @@ def test_the_code_serves_a_client_as_printed_and_refuses_a_second_copy(directory
     assert sorted(os.listdir(directory)) == ["hello.sock.lock", "readme.py"]
 
 
-def test_the_schedules_of_the_limits_are_those_that_a_test_replays():
-    limits = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
-    schedules = re.findall(r"`(\S+@\S+)`", limits)
-    assert len(schedules) == 4
-    replayed = (ROOT / "tests" / "test_interleavings.py").read_text(encoding="utf-8")
-    assert [schedule for schedule in schedules if f'"{schedule}"' not in replayed] == []
-
-
 def test_asyncio_serves_on_a_socket_that_is_handed_over(path):
     assert "asyncio.start_unix_server(handler, sock=sock)" in README
     program = """

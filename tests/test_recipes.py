@@ -16,7 +16,7 @@ import pytest
 
 import unixsock
 from children import PATIENCE
-from programs import EXAMPLES, Connection, Program, answer
+from programs import EXAMPLES, Connection, Program, answer, refused
 
 # Each program, and the module that it needs beside us.
 RECIPES = {
@@ -57,15 +57,11 @@ def recipe(request):
     return request.param
 
 
-def command(program, path, *options):
-    return [sys.executable, *options, str(EXAMPLES / program), path]
-
-
 @contextlib.contextmanager
 def serving(program, path, *options):
     """The recipe, listening at `path`; `options` are for the interpreter."""
     environment = {**os.environ, "XDG_RUNTIME_DIR": os.path.dirname(path)}  # where gunicorn has a socket of its own
-    with Program(command(program, path, *options), env=environment) as server:
+    with Program([sys.executable, *options, str(EXAMPLES / program), path], env=environment) as server:
         assert server.line() == f"pid {server.pid} listens at {path}"
         yield server
 
@@ -75,13 +71,6 @@ def assert_answers(server, path):
     for _ in range(2):
         worker = re.fullmatch(r"Hello from pid (\d+)\n", answer(path))[1]
         assert os.getpgid(int(worker)) == server.pid
-
-
-def refused(program, path):
-    """Exit status and standard error of a copy that cannot serve."""
-    run = subprocess.run(command(program, path), capture_output=True, timeout=PATIENCE, check=False)
-    assert run.stdout == b""
-    return run.returncode, run.stderr.decode()
 
 
 def test_clients_are_answered(recipe, path):
@@ -119,11 +108,11 @@ def test_a_path_that_cannot_be_had_is_refused_in_one_line(recipe):
 
 
 def test_without_a_path_it_says_how_it_is_called(recipe):
-    run = subprocess.run([sys.executable, str(EXAMPLES / recipe)], capture_output=True, timeout=PATIENCE, check=False)
-    assert run.returncode != 0
-    assert f"{recipe} ".encode() in run.stderr
-    assert b"PATH" in run.stderr
-    assert b"Traceback" not in run.stderr
+    status, errors = refused(recipe)
+    assert status != 0
+    assert f"{recipe} " in errors
+    assert "PATH" in errors
+    assert "Traceback" not in errors
 
 
 def test_after_kill_9_a_new_copy_serves(recipe, path):

@@ -64,9 +64,10 @@ class OurUserOnly(socketserver.ThreadingUnixStreamServer):
             uid = uid_of_peer(request)
         except OSError:
             return False  # gone already
-        if not is_ours(uid):
-            print(f"uid {uid} is turned away")
-        return is_ours(uid)
+        if is_ours(uid):
+            return True
+        print(f"uid {uid} is turned away")
+        return False
 
 
 def serve(address: str) -> None:

@@ -101,10 +101,6 @@ def close_with_filelock(path, sock, lock):
     lock.release()
 
 
-def with_unixsock(path):
-    return unixsock.bind_exclusive(path)
-
-
 def close_with_unixsock(path, sock, guard):
     guard.close()
 
@@ -156,7 +152,7 @@ def unlink_and_bind(path):
 
 BARE = (six_calls, close_six_calls)
 SAME_CALLS = (same_calls, close_same_calls)
-OURS = (with_unixsock, close_with_unixsock)
+OURS = (unixsock.bind_exclusive, close_with_unixsock)
 FILELOCK = (with_filelock, close_with_filelock)
 
 
