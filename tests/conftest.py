@@ -2,10 +2,8 @@
 
 import faulthandler
 import gc
-import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from children import Child
+from observed import open_descriptors
 
 DEADLINE = 60.0  # seconds for one test; a hang shows as a failure, with the place where it hung
 
@@ -66,33 +65,6 @@ def deadline(request):
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
-
-
-def open_descriptors():
-    """The descriptors of this process, each with what it refers to where /proc tells."""
-    where = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    found = {}
-    for number in map(int, os.listdir(where)):
-        try:
-            os.fstat(number)
-        except OSError:
-            continue  # the descriptor of the listing itself
-        found[number] = os.readlink(f"/proc/self/fd/{number}") if where.startswith("/proc") else ""
-    return found
-
-
-def assert_serves(sock, kind, client, address):
-    """Whether it listens is as its `kind` has it, and what `client` sends to `address` arrives."""
-    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    assert bool(listening) == (kind != socket.SOCK_DGRAM)
-    client.connect(address)
-    client.send(b"ping")
-    if listening:
-        served, _ = sock.accept()
-        with served:
-            assert served.recv(4) == b"ping"
-    else:
-        assert sock.recv(4) == b"ping"
 
 
 @pytest.fixture(autouse=True)

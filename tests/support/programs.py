@@ -13,7 +13,8 @@ from pathlib import Path
 
 from children import PATIENCE, exit_of
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 class Program:

@@ -1,6 +1,6 @@
 """Refuse a wheel that would install anything but this package, its licence and its metadata.
 
-    python tests/check_wheel.py dist/unixsock-0.1.0-py3-none-any.whl
+    python .ci/check_wheel.py dist/unixsock-0.1.0-py3-none-any.whl
 
 Run by .ci/run on what it has built. Prints what is in the wheel.
 """
@@ -10,7 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def check(wheel):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import open_descriptors
+from observed import open_descriptors
 from system_calls import Call, intercepted
 from tracing import IN_USE, STARTS, mode_of, scene, stage, total, verdict
 from unixsock import bind_abstract, bind_exclusive

@@ -11,7 +11,7 @@ import pytest
 
 import unixsock
 from children import Child
-from conftest import assert_serves
+from observed import assert_serves
 from unixsock import _bind
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]

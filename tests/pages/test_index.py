@@ -11,7 +11,7 @@ import pytest
 
 from programs import Program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
 

@@ -9,7 +9,7 @@ import pytest
 import unixsock
 from system_calls import intercepted
 
-PAGE = (Path(__file__).parents[1] / "docs" / "comparison.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "comparison.md").read_text(encoding="utf-8")
 COUNTED = dict(re.findall(r"^\| (.*) \| \d+ \| `(.*)` \|$", PAGE, re.MULTILINE))
 
 # What Linux calls them.

@@ -1,6 +1,5 @@
-"""The pages: links lead somewhere, code is run by a test, named tests exist, and no page says what another says."""
+"""The pages: links lead somewhere, code is run by a test, and named tests exist."""
 
-import collections
 import os
 import re
 import shlex
@@ -12,7 +11,7 @@ import pytest
 
 from children import PATIENCE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
 PAGES = DOCS + sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(".github/*.md"))
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
@@ -38,8 +37,6 @@ COMMANDS = [
     if kind == "sh" and page not in RUN_BY
     for line in text.splitlines()
 ]
-
-[MUTANTS] = [text for _, kind, text in BLOCKS if kind == "toml"]
 
 
 def without_code(page):
@@ -82,7 +79,7 @@ def test_every_block_is_run_by_a_test_or_marked_as_something_else(page, kind):
     if page in RUN_BY:
         test, kinds = RUN_BY[page]
         assert kind in kinds
-        assert os.path.basename(page) in (ROOT / "tests" / test).read_text(encoding="utf-8")
+        assert os.path.basename(page) in (ROOT / "tests" / "pages" / test).read_text(encoding="utf-8")
     else:
         assert kind == "sh" or (page, kind) == ("docs/testing.md", "toml")
 
@@ -122,58 +119,16 @@ def as_in_continuous_integration(program, arguments):
     return same in script.read_text(encoding="utf-8")
 
 
-def test_the_tests_that_look_for_mutants_are_there_and_fast_ones():
-    [command] = re.findall(r'^test-command = "(.*)"$', MUTANTS, re.MULTILINE)
-    program, *arguments = shlex.split(command)
-    assert (program, arguments[:2]) == ("python", ["-m", "pytest"])
-    done = collected(arguments[2:])
-    assert done.returncode == 0, done.stdout
-    files = set(re.findall(r"^tests/\w+\.py", done.stdout, re.MULTILINE))
-    assert "tests/test_close.py" in files
-    assert files.isdisjoint(f"tests/{name}" for name in os.listdir(ROOT / "tests") if slow(name))
-    assert re.search(r'^module-path = "src/unixsock"$', MUTANTS, re.MULTILINE)
-
-
-def slow(test):
-    """Whether a test file searches, storms, or runs programs and pages instead of the package."""
-    names = "broken_variants interleavings storms examples recipes patterns upgrade comparison readme index docs"
-    return test in [f"test_{name}.py" for name in names.split()]
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_every_test_that_is_named_exists(page):
-    tests = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py")}
+    tests = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("*/test_*.py")}
     functions = re.findall(r"^def (test_\w+)", "\n".join(tests.values()), re.MULTILINE)
-    named = set(re.findall(r"`(?:tests/)?(test_\w+)(?:\.py)?`", TEXT[page]))
+    named = set(re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+)(?:\.py)?`", TEXT[page]))
     assert named <= {*tests, *functions}
 
 
 def test_the_schedules_of_the_limits_are_those_that_a_test_replays():
     schedules = re.findall(r"`(\S+@\S+)`", TEXT["docs/limits.md"])
     assert len(schedules) == 4
-    replayed = (ROOT / "tests" / "test_interleavings.py").read_text(encoding="utf-8")
+    replayed = (ROOT / "tests" / "exhaustive" / "test_interleavings.py").read_text(encoding="utf-8")
     assert [schedule for schedule in schedules if f'"{schedule}"' not in replayed] == []
-
-
-def test_every_test_file_has_its_row_in_testing():
-    files = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
-    rows = [line for line in TEXT["docs/testing.md"].splitlines() if line.startswith("|")]
-    assert set(re.findall(r"`(test_\w+)`", "\n".join(rows))) == files
-
-
-def sentences(page):
-    """Those of twelve words and more, without their marks: of paragraphs, items of lists and cells of tables."""
-    text = re.sub(r"\]\([^)]*\)", "]", without_code(page))
-    for part in re.split(r"\n\s*\n|\n *(?:[-*#]|\d+\.) |\||(?<=[.:;?!]) |(?<=[.:;?!])\n", text):
-        words = re.findall(r"\w+", part.lower())
-        if len(words) >= 12:
-            yield " ".join(words)
-
-
-def test_no_sentence_stands_in_two_pages():
-    pages = collections.defaultdict(set)
-    for page in DOCS:
-        for sentence in sentences(page):
-            pages[sentence].add(page)
-    assert len(pages) > 100
-    assert {sentence: where for sentence, where in pages.items() if len(where) > 1} == {}

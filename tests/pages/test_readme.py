@@ -18,7 +18,7 @@ import unixsock
 from children import PATIENCE, Child
 from programs import Program, answer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [text.rstrip("\n") for kind, text in BLOCKS if kind == "sh"]

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import unixsock
-from conftest import assert_serves
+from observed import assert_serves
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets

@@ -15,7 +15,7 @@ import pytest
 
 import unixsock
 
-PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 
 # What stands between a heading and the next one, by the heading.
 _, *PARTS = re.split(r"^#+ (.*)\n", PAGE, flags=re.MULTILINE)

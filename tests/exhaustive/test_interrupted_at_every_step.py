@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from conftest import open_descriptors
+from observed import open_descriptors
 from system_calls import intercepted
 from tracing import STARTS, mode_of, scene, stage, total
 from unixsock import bind_abstract, bind_exclusive

@@ -10,7 +10,7 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from conftest import open_descriptors
+from observed import open_descriptors
 from unixsock import _bind
 
 

@@ -1,7 +1,7 @@
 """What the usual ways to bind a Unix-domain socket do in eight situations, measured: the table of docs/comparison.md.
 
-    PYTHONPATH=src python3 tests/comparison.py                     all of ways.py that are installed: minutes
-    PYTHONPATH=src python3 tests/comparison.py unixsock asyncio    these
+    PYTHONPATH=src python3 tests/benchmarks/comparison.py                     all of ways.py that are installed: minutes
+    PYTHONPATH=src python3 tests/benchmarks/comparison.py unixsock asyncio    these
 
 Servers run in processes and directories of their own, are really killed and have real clients. A column is a function
 of a Scene, and what it returns goes into the table. For Linux: /proc/net/unix tells who listens.

@@ -1,6 +1,6 @@
 """Refuse a release whose tag is not the package's version, or of which the changelog says nothing.
 
-    python tests/check_tag.py v0.1.0
+    python .ci/check_tag.py v0.1.0
 
 Run by the release workflow before it builds anything. Prints the changelog's entry.
 """
@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def entry_of(tag, pyproject, changelog):

@@ -15,13 +15,13 @@ import pytest
 import unixsock
 
 PACKAGE = Path(unixsock.__file__).parent
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # What is broken: the module, the test that notices, and which text is replaced by which.
 VARIANTS = {
     "no comparison of inodes after flock": (
         "_lock_file.py",
-        "test_lock_file.py::test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock",
+        "protocol/test_lock_file.py::test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock",
         [
             (
                 "return os.path.samestat(file, os.lstat(lock_path))",
@@ -31,7 +31,7 @@ VARIANTS = {
     ),
     "LOCK_UN at close": (
         "_guard.py",
-        "test_close.py::test_a_forked_childs_close_changes_nothing_for_the_parent",
+        "protocol/test_close.py::test_a_forked_childs_close_changes_nothing_for_the_parent",
         [
             (
                 "                    os.close(lock)\n",
@@ -41,7 +41,7 @@ VARIANTS = {
     ),
     "the lock file unlinked at close": (
         "_guard.py",
-        "test_life.py::test_close_removes_the_name_and_keeps_the_lock_file",
+        "promises/test_life.py::test_close_removes_the_name_and_keeps_the_lock_file",
         [
             (
                 "                    os.close(lock)\n",
@@ -51,7 +51,7 @@ VARIANTS = {
     ),
     "the name cleared at close without the lock": (
         "_guard.py",
-        "test_close.py::test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock",
+        "protocol/test_close.py::test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock",
         [
             (
                 "os.close(claim(self._address, lock_path, create=False))",
@@ -61,7 +61,7 @@ VARIANTS = {
     ),
     "the name cleared at close under the guard's old lock": (
         "_guard.py",
-        "test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since",
+        "protocol/test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since",
         [
             (
                 "                    os.close(lock)\n",
@@ -71,7 +71,7 @@ VARIANTS = {
     ),
     "stale cleared without asking whether it is live": (
         "_socket_file.py",
-        "test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it",
+        "protocol/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it",
         [
             (
                 "        _refuse_if_bound(path)\n",
@@ -81,7 +81,7 @@ VARIANTS = {
     ),
     "asking with a stream connect only": (
         "_socket_file.py",
-        "test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it",
+        "protocol/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it",
         [
             (
                 "answer = _connect(path, socket.SOCK_DGRAM)",
@@ -91,7 +91,7 @@ VARIANTS = {
     ),
     "no second look": (
         "_socket_file.py",
-        "test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_look_finds_them",
+        "protocol/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_look_finds_them",
         [
             (
                 "answer = _connect(path, socket.SOCK_STREAM)",
@@ -101,7 +101,7 @@ VARIANTS = {
     ),
     "ENOENT taken for stale": (
         "_socket_file.py",
-        "test_liveness.py::test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own",
+        "protocol/test_liveness.py::test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own",
         [
             (
                 "    if answer in (0, errno.EPROTOTYPE):\n",
@@ -111,7 +111,7 @@ VARIANTS = {
     ),
     "stat for lstat": (
         "_socket_file.py",
-        "test_errors.py::test_what_is_not_a_socket_is_left_alone",
+        "promises/test_errors.py::test_what_is_not_a_socket_is_left_alone",
         [
             (
                 "if not stat.S_ISSOCK(os.lstat(path).st_mode):",
@@ -121,7 +121,7 @@ VARIANTS = {
     ),
     "lockf for flock": (
         "_lock_file.py",
-        "test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid",
+        "protocol/test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid",
         [
             (
                 "fcntl.flock(lock, ",
@@ -131,7 +131,7 @@ VARIANTS = {
     ),
     "O_TRUNC on the lock file": (
         "_lock_file.py",
-        "test_lock_file.py::test_the_lock_file_is_never_written_re_moded_or_unlinked",
+        "protocol/test_lock_file.py::test_the_lock_file_is_never_written_re_moded_or_unlinked",
         [
             (
                 "_FLAGS = os.O_RDWR",
@@ -141,7 +141,7 @@ VARIANTS = {
     ),
     "O_CREAT on a lock file that exists": (
         "_lock_file.py",
-        "test_lock_file.py::test_a_lock_file_that_exists_is_opened_without_o_creat",
+        "protocol/test_lock_file.py::test_a_lock_file_that_exists_is_opened_without_o_creat",
         [
             (
                 "return os.open(lock_path, _FLAGS)\n",
@@ -151,7 +151,7 @@ VARIANTS = {
     ),
     "no O_NOFOLLOW": (
         "_lock_file.py",
-        "test_lock_file.py::test_what_is_planted_at_the_lock_path_is_refused_at_once",
+        "protocol/test_lock_file.py::test_what_is_planted_at_the_lock_path_is_refused_at_once",
         [
             (
                 " | os.O_NOFOLLOW",
@@ -161,7 +161,7 @@ VARIANTS = {
     ),
     "the mode set after listen": (
         "_bind.py",
-        "test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client",
+        "promises/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client",
         [
             (
                 "            set_mode(address, mode)  # before",
@@ -171,7 +171,7 @@ VARIANTS = {
     ),
     "chmod through a link": (
         "_socket_file.py",
-        "test_modes.py::test_a_link_that_is_planted_at_the_last_moment_is_not_followed",
+        "promises/test_modes.py::test_a_link_that_is_planted_at_the_last_moment_is_not_followed",
         [
             (
                 'if sys.platform != "linux":\n        os.chmod(path, mode, follow_symlinks=False)',
@@ -181,7 +181,7 @@ VARIANTS = {
     ),
     "the relative path kept for close": (
         "_bind.py",
-        "test_paths.py::test_a_relative_path_is_joined_to_the_working_directory_once",
+        "promises/test_paths.py::test_a_relative_path_is_joined_to_the_working_directory_once",
         [
             (
                 "guard = Guard(address, ",
@@ -191,7 +191,7 @@ VARIANTS = {
     ),
     "a normalised path": (
         "_bind.py",
-        "test_paths.py::test_a_path_is_never_normalised",
+        "promises/test_paths.py::test_a_path_is_never_normalised",
         [
             (
                 "absolute = checked_path(given)",
@@ -201,7 +201,7 @@ VARIANTS = {
     ),
     "close twice from two threads": (
         "_guard.py",
-        "test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice",
+        "protocol/test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice",
         [
             (
                 "sock, lock = self._held.pop()",
@@ -215,7 +215,7 @@ VARIANTS = {
     ),
     "the guard made after bind": (
         "_bind.py",
-        "test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock",
+        "protocol/test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock",
         [
             (
                 "            guard = Guard(",
@@ -229,7 +229,7 @@ VARIANTS = {
     ),
     "a guard that can be copied": (
         "_guard.py",
-        "test_errors.py::test_a_guard_can_be_neither_pickled_nor_copied",
+        "promises/test_errors.py::test_a_guard_can_be_neither_pickled_nor_copied",
         [
             (
                 "def __reduce__(self)",
