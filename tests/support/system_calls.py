@@ -8,6 +8,9 @@
         sock, guard = unixsock.bind_exclusive(path)
         guard.close()
 
+Of several hooks the first one stands next to the package, and its run() goes to the second. before(), after() and
+instead() are hooks for one name of a call.
+
 Names are "os.open", "os.path.exists", "fcntl.flock", "time.sleep"; "socket.socket" for the making of a socket, and
 "socket.bind" for its methods, whose first argument is the socket; "open" for the builtin, and "file.read" for the
 methods of what it returned. The end of a with statement is a "socket.close" or a "file.close".
@@ -16,8 +19,10 @@ Only what _PURE names is taken for no system call, so that one which the package
 are sockets and files that were made inside.
 """
 
+import _socket
 import contextlib
 import fcntl
+import itertools
 import os
 import socket
 import sys
@@ -31,25 +36,33 @@ _PURE = {
     *("time.monotonic", "time.time"),
 }
 
-_hooks = []  # the one in force, if any: sockets and files that outlive it are ordinary ones
+_hooks = []  # those in force: sockets and files that outlive them are ordinary ones
 
 
 class Call:
-    """One call that is about to happen."""
+    """One call that is about to happen. A hook may change its arguments."""
 
-    __slots__ = ("args", "function", "kwargs", "name")
+    __slots__ = ("_hooks", "args", "function", "kwargs", "name")
 
-    def __init__(self, name, function, args, kwargs):
+    def __init__(self, name, function, args, kwargs, hooks=()):
         self.name = name
         self.function = function
         self.args = args
         self.kwargs = kwargs
+        self._hooks = hooks
 
     def __repr__(self):
         return f"{self.name}{self.args}"
 
     def run(self):
-        return self.function(*self.args, **self.kwargs)
+        if not self._hooks:
+            return self.function(*self.args, **self.kwargs)
+        hook, *self._hooks = self._hooks
+        return hook(self)
+
+    def other(self, name, function, *args):
+        """Make another call, which the hooks see that would see this one."""
+        return Call(name, function, args, {}, self._hooks).run()
 
 
 @contextlib.contextmanager
@@ -60,27 +73,67 @@ def intercepted(hook):
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "unixsock":
             names = vars(module)
-            changed.append((names, {key: value for key, value in names.items() if id(value) in _REPLACEMENTS}))
-            names.update({key: _REPLACEMENTS[id(value)] for key, value in changed[-1][1].items()})
+            changed.append((names, names.copy()))
+            names.update({key: _REPLACEMENTS[id(value)] for key, value in names.items() if id(value) in _REPLACEMENTS})
             names["open"] = _REPLACEMENTS[id(open)]
     try:
         yield
     finally:
         _hooks.remove(hook)
-        for names, before in changed:
-            del names["open"]
-            names.update(before)
+        for names, original in changed:
+            names.update(original)
+            if "open" not in original:
+                del names["open"]
+
+
+def instead(name, answer):
+    """Let `answer(call)` be what a call of that name returns, or raises."""
+    return intercepted(lambda call: answer(call) if call.name == name else call.run())
+
+
+def before(name, does, *, times=1):
+    """Let `does(call)` happen before each of the first so many calls of that name."""
+    numbers = itertools.count()
+
+    def answer(call):
+        if next(numbers) < times:
+            does(call)
+        return call.run()
+
+    return instead(name, answer)
+
+
+def after(name, does):
+    """Let `does(call)` happen after each call of that name."""
+
+    def answer(call):
+        result = call.run()
+        does(call)
+        return result
+
+    return instead(name, answer)
+
+
+def failing(code):
+    """For instead(): the call fails with this errno."""
+
+    def answer(call):
+        raise OSError(code, os.strerror(code))
+
+    return answer
 
 
 def _all_replacements():
     """What the package gets in place of a module, or of a function that it has imported by name; by id."""
     socket_class = type("Socket", (_Socket,), dict(_system_calls("socket", socket.socket)))
     os_path = _proxy("os.path", os.path)
+    bare_class = type("Socket", (_socket.socket,), dict(_system_calls("socket", _socket.socket)))
     proxies = {
         os.path: os_path,
         os: _proxy("os", os, path=os_path),
         fcntl: _proxy("fcntl", fcntl),
         socket: _proxy("socket", socket, socket=_through("socket.socket", socket_class)),
+        _socket: _proxy("socket", _socket, socket=_through("socket.socket", bare_class)),
         time: _proxy("time", time),
     }
     replacements = {id(open): _through("open", _File)}
@@ -107,8 +160,7 @@ def _system_calls(prefix, owner):
 
 def _through(name, function):
     def call(*args, **kwargs):
-        made = Call(name, function, args, kwargs)
-        return _hooks[-1](made) if _hooks else made.run()
+        return Call(name, function, args, kwargs, _hooks).run()
 
     return call
 
