@@ -18,7 +18,13 @@ DEADLINE = 60.0  # seconds for one test; a hang shows as a failure, with the pla
 
 def pytest_addoption(parser):
     parser.addoption("--schedule", metavar="NAME", help="play this schedule of test_interleavings.py, and print it")
-    parser.addoption("--schedules", choices=["10x"], help="search further in test_interleavings.py: minutes")
+    parser.addoption("--long", action="store_true", help="search further in test_interleavings.py, storm for longer")
+
+
+def pytest_configure():
+    """A background job of a script ignores SIGINT, and what it starts inherits that: tests send it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():
@@ -40,6 +46,12 @@ def directory():
 def path(directory):
     """Where nothing stands yet."""
     return str(directory / "a.sock")
+
+
+@pytest.fixture
+def long(request):
+    """Whether this run may take minutes more than it has to."""
+    return request.config.getoption("--long")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Starts, closes, crashes and programs without the lock meet in every order, one system call at a time.
 
-A fault comes with the name of its schedule: ``--schedule NAME`` plays it again. ``--schedules 10x`` goes deeper.
+A fault comes with the name of its schedule: ``--schedule NAME`` plays it again. ``--long`` goes deeper.
 """
 
 import itertools
@@ -38,11 +38,6 @@ def directory():
 
 
 @pytest.fixture
-def deeper(request):
-    return request.config.getoption("--schedules") == "10x"
-
-
-@pytest.fixture
 def search_all(directory, capsys):
     """Plays all schedules of so many actors, at least one of them ours, and fails at the first fault."""
 
@@ -63,18 +58,18 @@ def search_all(directory, capsys):
 
 
 @pytest.mark.deadline(3600)
-def test_two_actors_in_every_order_with_one_of_them_killed_at_any_step(search_all, deeper):
-    assert search_all(2, STARTS, kills=2 if deeper else 1) >= 10_000
+def test_two_actors_in_every_order_with_one_of_them_killed_at_any_step(search_all, long):
+    assert search_all(2, STARTS, kills=2 if long else 1) >= 10_000
 
 
 @pytest.mark.deadline(3600)
-def test_three_actors_in_every_order_of_two_switches(search_all, deeper):
-    assert search_all(3, STARTS if deeper else ["stale"], switches=3 if deeper else 2, kills=0) >= 10_000
+def test_three_actors_in_every_order_of_two_switches(search_all, long):
+    assert search_all(3, STARTS if long else ["stale"], switches=3 if long else 2, kills=0) >= 10_000
 
 
 @pytest.mark.deadline(3600)
-def test_three_actors_one_after_the_other_with_one_of_them_killed_at_any_step(search_all, deeper):
-    assert search_all(3, STARTS if deeper else ["stale"], switches=2 if deeper else 0, kills=1) >= 1_000
+def test_three_actors_one_after_the_other_with_one_of_them_killed_at_any_step(search_all, long):
+    assert search_all(3, STARTS if long else ["stale"], switches=1 if long else 0, kills=1) >= 1_000
 
 
 def test_the_schedule_that_was_asked_for(directory, request, capsys):

@@ -1,6 +1,6 @@
-"""The life of an address on every filesystem that this run may mount; the others are skipped, each with its reason.
+"""The life of an address on each filesystem that UNIXSOCK_FILESYSTEMS names ("tmpfs overlay ext4", for example).
 
-Those that UNIXSOCK_FILESYSTEMS names, "tmpfs overlay ext4" for example, fail instead.
+Without that variable: on each that can be mounted here.
 """
 
 import os
@@ -27,8 +27,23 @@ MOUNT = {
     "btrfs": "truncate -s 128M image; mkfs.btrfs -q image; mount -o loop image m",
     "fuse": "bindfs lower m",
 }
-REQUIRED = os.environ.get("UNIXSOCK_FILESYSTEMS", "").split()
-assert MOUNT.keys() >= set(REQUIRED), f"UNIXSOCK_FILESYSTEMS: known are {' '.join(MOUNT)}"
+IN_MEMORY = "PATH=$PATH:/usr/sbin:/sbin; mount -t tmpfs none {0}; cd {0}; mkdir m lower; "
+UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+
+
+def possible():
+    """Each filesystem that a mount namespace of its own may have here."""
+    tried = subprocess.DEVNULL
+    for name in MOUNT if shutil.which(UNSHARE[0]) else ():
+        script = IN_MEMORY.format("/tmp") + MOUNT[name] + "\numount m"
+        if subprocess.run([*UNSHARE, "sh", "-ec", script], stdout=tried, stderr=tried, check=False).returncode == 0:
+            yield name
+
+
+FILESYSTEMS = os.environ.get("UNIXSOCK_FILESYSTEMS", "").split() or list(possible())
+assert MOUNT.keys() >= set(FILESYSTEMS), f"UNIXSOCK_FILESYSTEMS: known are {' '.join(MOUNT)}"
+if not FILESYSTEMS:
+    pytest.skip("may not mount here, not even in a namespace", allow_module_level=True)
 
 # Here a file's device number in stat(2) is not the one in /proc/locks.
 OWNER_UNKNOWN = ("overlay-of-two", "btrfs")
@@ -71,7 +86,6 @@ _ = [len(won), len(refused)]
 
 SHELL = """
 import subprocess
-script = "PATH=$PATH:/usr/sbin:/sbin; " + script
 nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
 done = subprocess.run(["sh", "-ec", script], cwd=cwd, stdin=nothing, stdout=nothing, stderr=pipe, text=True)
 _ = done.stderr.strip() if done.returncode else None
@@ -84,39 +98,26 @@ class Mounted(NamedTuple):
     process: Child
 
 
-@pytest.fixture(scope="module", params=MOUNT)
+@pytest.fixture(scope="module", params=FILESYSTEMS)
 def mounted(request):
     """A filesystem that one process sees, and those that it forks: it is gone when they are, however this run ends."""
     name = request.param
-    impossible = pytest.fail if name in REQUIRED else pytest.skip
-    with tempfile.TemporaryDirectory(prefix="us-", dir="/tmp") as directory, own_namespace(impossible) as process:
+    child = Child(*UNSHARE[1:], "--", sys.executable, executable=shutil.which(UNSHARE[0]))
+    with tempfile.TemporaryDirectory(prefix="us-", dir="/tmp") as directory, child as process:
 
         def shell(script):
             complaint = process.do(SHELL, script=script, cwd=directory)
-            if complaint is not None:
-                impossible(f"{name}: {complaint}")
+            assert complaint is None, complaint
 
         place = directory + "/m"
-        shell(f"mount -t tmpfs none {directory}; cd {directory}; mkdir m lower")
+        shell(IN_MEMORY.format(directory))
         with process.fork() as killed:
             killed.do(BIND, path=directory + "/lower/left.sock")
-        shell(MOUNT[name])
+        shell("PATH=$PATH:/usr/sbin:/sbin; " + MOUNT[name])
         # A filesystem in user space is served by a process, which would outlive the namespace.
         process.do("import atexit; atexit.register(subprocess.run, ['umount', place])", place=place)
         yield Mounted(name, place, process)
         shell("umount m")
-
-
-def own_namespace(impossible):
-    """A process in a mount namespace of its own, where it may mount what this system lets it."""
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        impossible("no unshare(1), so no mount namespaces")
-    options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
-    tried = subprocess.run([unshare, *options, "true"], stderr=subprocess.PIPE, text=True, check=False)
-    if tried.returncode:
-        impossible(tried.stderr.strip())
-    return Child(*options, "--", sys.executable, executable=unshare)
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, p
         assert starters.do(RACE, path=path) == [1, 7]
 
 
-@pytest.mark.parametrize("mounted", ["overlay", "overlay-of-two", "fuse"], indirect=True)
+@pytest.mark.parametrize("mounted", [name for name in FILESYSTEMS if "lower" in MOUNT[name]], indirect=True)
 def test_a_dead_name_that_was_there_before_the_mount_is_cleared(mounted):
     path = mounted.place + "/left.sock"
     with mounted.process.fork() as starters:
