@@ -5,11 +5,11 @@ A refused call raises AddressInUseError, an OSError. Everything else in this pac
 """
 
 try:
-    import fcntl as _fcntl  # noqa: F401 - only to say what is missing before any module of ours asks for it
-except ImportError as error:
+    import fcntl as _fcntl  # noqa: F401 - before any module of ours needs it, so that the message says what is missing
+except ImportError as _error:
     raise ImportError(
         "unixsock needs flock(2) and Unix-domain sockets: this Python has no fcntl", name="fcntl"
-    ) from error
+    ) from _error
 
 from unixsock._bind import bind_abstract, bind_exclusive
 from unixsock._errors import AddressInUseError

@@ -1,8 +1,8 @@
-"""The arguments, checked before anything is created; a path is made absolute.
+"""The arguments: checked before anything is created, and a path is made absolute.
 
-A relative path that is looked up anew at each step means another file after chdir(2): servers leave their socket
-behind, or delete a stranger's. A bad backlog that listen(2) finds out about comes too late: the name is bound by
-then. Invariant: one absolute string serves every step, it fits ``sun_path``, and no argument fails later.
+A relative path that is resolved again at each step means another file after chdir(2): servers leave their socket file
+behind, or delete another program's. Invariant: one absolute ``str`` serves every step and fits ``sun_path``.
+No file is touched here.
 """
 
 from __future__ import annotations
@@ -16,77 +16,71 @@ import sys
 
 from unixsock._errors import name_path
 
+_LINUX = ("linux", "android")
 # unix(7): sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, and a path in it ends with a NUL.
-PATH_LIMIT = 107 if sys.platform == "linux" else 103
-# An abstract name begins with a NUL instead and is delimited by its length.
+PATH_LIMIT = 107 if sys.platform in _LINUX else 103
+# An abstract name begins with a NUL instead, and its length delimits it.
 NAME_LIMIT = 107
 
 _TYPES = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
-_INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 _PERMISSION_BITS = 0o777
 _OWNER_WRITE = 0o200
 
 
-def checked_path(path: str | bytes) -> str | bytes:
-    """`path` in absolute form. Touches no file, but needs a working directory where `path` is relative."""
-    encoded = os.fsencode(path)
-    if not encoded:
+def checked_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
+    """`path` in absolute form. A relative one needs a working directory."""
+    # Through bytes and back: two spellings of the same bytes become one, and a subclass of str becomes a str.
+    absolute = os.fsdecode(os.fsencode(path))
+    if not absolute:
         raise ValueError("path is empty")
-    if b"\0" in encoded:
-        raise ValueError(f"path has a NUL byte in it: {path!r}; for an abstract name there is bind_abstract")
-    if encoded.rpartition(b"/")[2] in (b"", b".", b".."):
+    if "\0" in absolute:
+        raise ValueError(f"path contains a NUL byte: {path!r}; use bind_abstract for an abstract name")
+    if absolute.rpartition("/")[2] in ("", ".", ".."):
         raise ValueError(f"path must end in a file name: {path!r}")
-    if not encoded.startswith(b"/"):
+    if not absolute.startswith("/"):
         try:
             # Joined, never normalised: link/../a.sock means what the kernel says it means.
-            encoded = os.path.join(os.getcwdb(), encoded)
+            absolute = os.path.join(os.getcwd(), absolute)
         except OSError as error:
-            name_path(error, path)
+            name_path(error, absolute)
             raise
-    if len(encoded) > PATH_LIMIT:
-        raise _too_long(path, f"{len(encoded)} bytes in absolute form, the limit is {PATH_LIMIT}")
-    return os.fsdecode(encoded) if isinstance(path, str) else encoded
+    _check_length(absolute, "bytes in absolute form", PATH_LIMIT)
+    return absolute
 
 
-def checked_name(name: str | bytes) -> bytes:
-    """`name` as bind(2) takes it: a NUL, then its bytes."""
+def checked_name(name: str | bytes) -> str:
+    """The address of the abstract `name`: a NUL, then the name."""
     if not isinstance(name, (str, bytes)):
         raise TypeError(f"name must be str or bytes, not {type(name).__name__}")
-    encoded = os.fsencode(name)
-    if not encoded:
-        raise ValueError("name is empty: the kernel would pick a name of its own")
-    if len(encoded) > NAME_LIMIT:
-        raise _too_long(name, f"{len(encoded)} bytes, the limit of an abstract name is {NAME_LIMIT}")
-    if sys.platform != "linux":
-        raise OSError(errno.EOPNOTSUPP, "Abstract socket names exist on Linux only", name)
-    return b"\0" + encoded
+    decoded = os.fsdecode(os.fsencode(name))
+    if not decoded:
+        raise ValueError("name is empty: the kernel would choose one itself")
+    _check_length(decoded, "bytes", NAME_LIMIT)
+    if sys.platform not in _LINUX:
+        raise OSError(errno.EOPNOTSUPP, "Abstract socket names exist on Linux only", decoded)
+    return "\0" + decoded
 
 
-def checked_type(kind: int) -> int:
-    if not isinstance(kind, int) or kind not in _TYPES:
-        raise ValueError(f"type must be SOCK_STREAM, SOCK_SEQPACKET or SOCK_DGRAM, not {kind!r}")
-    return kind
+def checked_type(type: int) -> int:
+    if not isinstance(type, int) or type not in _TYPES:
+        raise ValueError(f"type must be SOCK_STREAM, SOCK_SEQPACKET or SOCK_DGRAM, not {type!r}")
+    return type
 
 
 def checked_mode(mode: int | None) -> int | None:
     if mode is None:
         return None
-    bits = _integer("mode", mode)
-    if not 0 <= bits <= _PERMISSION_BITS:
-        raise ValueError(f"mode must be permission bits from 0 to 0o777, not {bits:#o}")
-    if not bits & _OWNER_WRITE:
-        # unix(7): connecting needs write permission, and so does the next start's look.
-        raise ValueError(f"mode must give its owner write permission (0o200), {bits:#o} does not")
-    return bits
+    mode = _integer("mode", mode)
+    if not 0 <= mode <= _PERMISSION_BITS:
+        raise ValueError(f"mode must be permission bits from 0 to 0o777, not {mode:#o}")
+    if not mode & _OWNER_WRITE:
+        # unix(7): connecting needs write permission, and so does the probe of the next start.
+        raise ValueError(f"mode must give its owner write permission (0o200), {mode:#o} does not")
+    return mode
 
 
 def checked_backlog(backlog: int | None) -> int | None:
-    if backlog is None:
-        return None
-    length = _integer("backlog", backlog)
-    if not _INT_MIN <= length <= _INT_MAX:
-        raise OverflowError("backlog must fit a C int")
-    return length
+    return None if backlog is None else _integer("backlog", backlog)
 
 
 def checked_timeout(timeout: float | None) -> float:
@@ -94,20 +88,19 @@ def checked_timeout(timeout: float | None) -> float:
     if timeout is None:
         return math.inf
     try:
-        negative_or_nan = timeout < 0 or math.isnan(timeout)
+        valid = timeout >= 0  # false for NaN
     except TypeError:
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
-    except OverflowError:
-        raise OverflowError("timeout must fit a float; None waits without limit") from None
-    except ArithmeticError:
-        negative_or_nan = True  # decimal.Decimal("nan") cannot even be compared
-    if negative_or_nan:
+    if not valid:
         raise ValueError(f"timeout must be at least 0 seconds or None, not {timeout!r}")
     return float(timeout)
 
 
-def _too_long(given: str | bytes, why: str) -> OSError:
-    return OSError(errno.ENAMETOOLONG, f"{os.strerror(errno.ENAMETOOLONG)} ({why})", given)
+def _check_length(address: str, unit: str, limit: int) -> None:
+    length = len(os.fsencode(address))
+    if length > limit:
+        words = f"{os.strerror(errno.ENAMETOOLONG)} ({length} {unit}, the limit is {limit})"
+        raise OSError(errno.ENAMETOOLONG, words, address)
 
 
 def _integer(argument: str, value: int) -> int:

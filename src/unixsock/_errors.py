@@ -1,10 +1,22 @@
-"""What a caller catches, and what our own modules tell each other.
+"""What a caller catches, and how an error names its path.
 
-bind(2), listen(2), flock(2) and fstat(2) fail without a path: "[Errno 98] Address already in use" of which of
-a program's five sockets? Invariant: every OSError that leaves the package names the path it is about.
+bind(2), listen(2), flock(2) and fstat(2) fail without a path: "[Errno 98] Address already in use" does not say which of
+a program's five sockets is meant. Invariant: every OSError that leaves the package with an errno names the path it is
+about. An OSError without an errno is no answer of the system: a signal handler of the application has raised it, and
+it goes on to the caller unchanged, even where the package ignores errors.
 """
 
 from __future__ import annotations
+
+import stat
+
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class AddressInUseError(OSError):
@@ -12,41 +24,30 @@ class AddressInUseError(OSError):
 
     Attributes:
         errno: always ``errno.EADDRINUSE``.
-        filename: the address as it was given to `bind_exclusive` or `bind_abstract`, ``str`` or ``bytes``.
-        owner: pid of the process that took the lock, an ``int`` in this process's pid namespace. None where the
-            system does not tell (it is read from proc(5)'s ``/proc/locks``), where a server that does not hold
-            the lock is in the way, and for an abstract name. After a fork, the process that took the lock may be
-            gone while its children hold on.
+        filename: the absolute path, or the abstract name without its NUL, ``str``.
+        owner_pid: pid of the process that took the lock, ``int``. None where the operating system does not report
+            it (it is read from proc(5)'s ``/proc/locks``), where a server without the lock is bound, and for an
+            abstract name. After a fork, this process may have ended while its children still hold the lock.
 
-    Survives `pickle` and `copy` with its ``owner``.
+    Survives `pickle` and `copy` with its ``owner_pid``.
     """
 
     __module__ = "unixsock"
 
-    owner: int | None
+    owner_pid: int | None
 
-    # pickle and copy pass OSError's positional arguments and then restore __dict__, where owner is.
-    def __init__(self, *args: object, owner: int | None = None) -> None:
+    # pickle and copy pass OSError's positional arguments, then restore __dict__, which has owner_pid.
+    def __init__(self, *args: object, owner_pid: int | None = None) -> None:
         super().__init__(*args)
-        self.owner = owner
+        self.owner_pid = owner_pid
 
 
-class Taken(Exception):  # noqa: N818 - a verdict between our own modules, and callers may wait for another
-    """Private: somebody has the address. One of the two below."""
-
-
-class LockHeld(Taken):
-    """Somebody else holds the lock."""
-
-
-class ServerBound(Taken):
-    """Nobody else holds the lock, and yet a server is bound at the address."""
-
-
-def name_path(error: BaseException, path: str | bytes) -> None:
-    """Have `error`, if it comes from a system call, name `path` in its ``filename``.
-
-    Not so a TimeoutError("too slow") that a signal handler of the caller's has raised meanwhile: it has no errno.
-    """
+def name_path(error: BaseException, address: str) -> None:
+    """Make `error`, if it is an answer of the system, name `address` in its ``filename``, without a leading NUL."""
     if isinstance(error, OSError) and error.errno is not None:
-        error.filename = path
+        error.filename = address.removeprefix("\0")
+
+
+def kind_of(mode: int) -> str:
+    """What kind of file has this ``st_mode``, in words."""
+    return _KINDS.get(stat.S_IFMT(mode), "a device")

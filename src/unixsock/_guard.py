@@ -1,16 +1,17 @@
-"""The guard: who owns the socket and the lock, and how they are let go.
+"""The guard: who owns the socket and the lock, and how both are let go.
 
-Unlinking at close by the path alone deletes the next owner's socket. Invariant: a guard closes its descriptors
-once, and clears its name only as a start would, under a lock taken anew.
+Unlinking at close by the path alone deletes the next owner's socket file. Invariant: a guard closes each of its
+descriptors once, and it clears its path only as a start does, under a lock that is taken anew.
 """
 
 from __future__ import annotations
 
 import os
-from _warnings import warn  # the built-in warnings.warn, without a module that would cost a quarter of our import
+import warnings
 
-from unixsock._errors import Taken, name_path
-from unixsock._socket_file import claim
+from unixsock._errors import name_path
+from unixsock._lock_file import LockHeld, acquire, close_quietly
+from unixsock._socket_file import ServerBound, clear_stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,52 +20,63 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+def claim(path: str, *, create: bool) -> int:
+    """Take the lock of `path`, then remove a stale socket file there. Return the lock's descriptor, the caller's.
+
+    This is how a start begins and how a close ends. While the lock is held, no other user of this library binds or
+    unlinks `path`. LockHeld or ServerBound when the path has an owner.
+    """
+    lock = acquire(path, create=create)
+    try:
+        clear_stale(path)
+    except BaseException:
+        close_quietly(lock)
+        raise
+    return lock
+
+
 class Guard:
     r"""Owns an address: keeps its lock for the lifetime of the socket, and gives it up at `close`.
 
-    Made by `bind_exclusive` and `bind_abstract` only. Best used as the outermost context manager, so that it
-    closes after the server that uses the socket has stopped::
+    Only `bind_exclusive` and `bind_abstract` make guards. Use it as the outermost context manager, so that it closes
+    after the server that uses the socket has stopped::
 
         sock, guard = bind_exclusive("/run/app/app.sock")
         with guard:
             serve(sock)
 
     Attributes (all read-only):
-        address: what a client passes to ``connect()``, from any working directory: the absolute path as ``str`` or
-            ``bytes``, whichever was given, or ``b"\0name"`` for an abstract name.
-        lock_path: the lock file, of the same type; None for an abstract name.
+        address: what a client passes to ``connect()``, from any working directory, ``str``: the absolute path, or
+            ``"\0name"`` for an abstract name.
+        lock_path: the lock file, ``str``; None for an abstract name.
         closed: whether `close` has been called, ``bool``.
 
-    Name and lock stay as long as any process holds them (flock(2): a lock belongs to the open file description,
-    which forked children share). So a child of fork(2) that does not serve should call
-    `close` first thing; it changes nothing for the parent.
+    Path and lock stay as long as any process holds them (flock(2): a lock belongs to the open file description, which
+    forked children share). So a forked child that does not serve should call `close` first thing; this changes
+    nothing for the parent.
 
-    A guard can be neither pickled nor copied (TypeError). One that is collected without `close` gives a
-    ResourceWarning, and keeps the lock until the process ends: its socket may still be listening elsewhere.
+    A guard can be neither pickled nor copied (TypeError).
     """
 
     __module__ = "unixsock"
-    __slots__ = ("__weakref__", "_address", "_held", "_lock_path")
 
-    _address: str | bytes
-    _lock_path: str | bytes | None
-    _held: list[tuple[socket.socket, int | None]]  # empty once closed
-
-    def __init__(
-        self, address: str | bytes, lock_path: str | bytes | None, sock: socket.socket, lock: int | None
-    ) -> None:
-        """Take over `sock` and the descriptor `lock`; `lock` and `lock_path` are None for an abstract name."""
+    def __init__(self, address: str, lock_path: str | None) -> None:
         self._address = address
         self._lock_path = lock_path
-        self._held = [(sock, lock)]
+        # The socket and the lock's descriptor, None for an abstract name. Empty once closed.
+        self._held: list[tuple[socket.socket, int | None]] = []
+
+    def _take_over(self, sock: socket.socket, lock: int | None) -> None:
+        """Own `sock` and the descriptor `lock` from here on, both in one step that an interrupt cannot split."""
+        self._held.append((sock, lock))
 
     @property
-    def address(self) -> str | bytes:
-        """What a client passes to ``connect()``."""
+    def address(self) -> str:
+        r"""What a client passes to ``connect()``: the absolute path, or ``"\0name"`` for an abstract name."""
         return self._address
 
     @property
-    def lock_path(self) -> str | bytes | None:
+    def lock_path(self) -> str | None:
         """The lock file's absolute path; None for an abstract name."""
         return self._lock_path
 
@@ -75,36 +87,35 @@ class Guard:
 
     def __enter__(self) -> Guard:
         """Return the guard itself. ValueError when it is closed."""
-        self._open_pair()
+        self._holding()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def fileno(self) -> int:
-        """The lock's descriptor, for ``pass_fds`` or SCM_RIGHTS: who holds a copy of it holds the lock.
+        """The lock's descriptor, for ``pass_fds`` or SCM_RIGHTS: every process with a copy of it holds the lock.
 
-        The guard goes on owning it. ValueError when the guard is closed, or its name is abstract.
+        The guard still owns it. ValueError when the guard is closed, or its address is abstract.
         """
-        lock = self._open_pair()[1]
+        _, lock = self._holding()
         if lock is None:
             raise ValueError(f"an abstract name has no lock: {self!r}")
         return lock
 
     def close(self) -> None:
-        """Close the socket, then the lock, then remove the name if nobody is bound there any more.
+        """Close the socket, then the lock, then remove the socket file if no socket is bound there any more.
 
-        Idempotent, and safe to call from several threads. Where another process holds the socket or the lock,
-        or another server has the name by now, the name stays with them. It stays, dead, where it may not be
-        removed; the next `bind_exclusive` clears it. An interrupt in the middle can leave the dead name behind, too,
-        and in the worst case the lock held until the process ends.
+        Idempotent and thread-safe. Before calling it, wake threads blocked in ``accept()`` and join them. Where
+        another process holds the socket or the lock, or another server is bound at the path by now, the socket file
+        stays. A stale one that may not be removed stays too; the next `bind_exclusive` removes it.
 
         Raises:
-            OSError: the socket or the lock could not be closed: EBADF, somebody has closed its descriptor behind
-                the guard's back. All the other steps have been done. ``filename`` is the address or the lock file.
+            OSError: EBADF, the descriptor of the socket or the lock was closed behind the guard's back. All other
+                steps have been done. ``filename`` is the address or the lock file.
         """
         try:
-            # The one atomic step: of two threads inside, one would close a number that is another file's by now.
+            # The one atomic step: with two threads inside, one would close a number that is another file's by now.
             sock, lock = self._held.pop()
         except IndexError:
             return
@@ -123,33 +134,35 @@ class Guard:
                     name_path(error, self._lock_path)
                     raise
                 finally:
-                    self._clear_name(self._lock_path)
+                    self._clear()
 
     def __repr__(self) -> str:
         return f"<unixsock.Guard {self._address!r}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
-        # For copy as for pickle. A copy would close a descriptor number that is not its own.
+        # For copy as for pickle. A copy would close a descriptor number that it does not own.
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
-    # The default argument outlives this module's globals, which may be gone when the interpreter ends.
-    def __del__(self, _warn: Callable[..., None] = warn) -> None:
+    # The default argument outlives this module's globals, which may be gone when the interpreter exits.
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_held", None):  # __init__ may not have got that far
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
 
-    def _open_pair(self) -> tuple[socket.socket, int | None]:
+    def _holding(self) -> tuple[socket.socket, int | None]:
         try:
             return self._held[0]
         except IndexError:
             raise ValueError(f"guard is closed: {self!r}") from None
 
-    def _clear_name(self, lock_path: str | bytes) -> None:
+    def _clear(self) -> None:
         # Under a lock taken anew, not under the one held so far. Two forked closers share that one, and the slower
-        # would unlink what a stranger has bound since; after the lock file was replaced, or the descriptor closed
-        # behind our back, it excludes nobody.
+        # would unlink what another server has bound since. After the lock file was replaced, or the descriptor was
+        # closed behind our back, the old lock excludes nobody.
         try:
-            os.close(claim(self._address, lock_path, create=False))
-        except (Taken, OSError):
-            # Whoever holds the lock clears the name himself, or still serves; a server that is bound there keeps
-            # it; what we may not remove, the next start clears.
-            pass
+            os.close(claim(self._address, create=False))
+        except (LockHeld, ServerBound):
+            pass  # the holder of the lock still serves or clears the path itself; a server that is bound keeps it
+        except OSError as error:
+            # What we may not remove, the next start removes.
+            if error.errno is None:
+                raise

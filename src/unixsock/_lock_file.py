@@ -1,8 +1,8 @@
-"""The lock file: open, flock, and still the same file.
+"""The lock file: open it, flock it, and check that it is still the same file.
 
-A lock that outlives its holder blocks every restart, and one on a file that has been replaced excludes nobody.
-Invariant: who has a descriptor from `acquire` holds flock(2) on the file that stands at the lock path, and the
-kernel drops it with the last copy of that descriptor. The file is never written, truncated, re-moded or unlinked.
+A lock that outlives its holder blocks every restart, and a lock on a file that has been replaced excludes nobody.
+Invariant: the descriptor that `acquire` returns holds flock(2) on the file that stands at the lock path, and the kernel
+drops the lock with the last copy of that descriptor. The file is never written, truncated, re-moded or unlinked.
 """
 
 from __future__ import annotations
@@ -12,58 +12,65 @@ import fcntl
 import os
 import stat
 
-from unixsock._errors import LockHeld, name_path
+from unixsock._errors import kind_of, name_path
 
 # O_RDWR: NFS locks need it. O_NOFOLLOW: a planted link must not make us lock, or create, a file elsewhere.
-# O_NONBLOCK: a FIFO, or a write lease that another user holds on a lock file of his, must not hang us.
-# Close-on-exec is what os.open makes of every descriptor.
+# O_NONBLOCK: a FIFO, or another user's write lease on a lock file that is theirs, must not make us hang.
+# Python makes every descriptor close-on-exec.
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 
-# Each round is one race lost to somebody who removes or replaces the lock file. Nobody honest does it twice.
+# Each round is a race lost to a process that removes or replaces the lock file.
 _ROUNDS = 100
 
 
-def path_of_lock(path: str | bytes) -> str | bytes:
-    """Beside the socket. Appended: with the suffix swapped, a.sock and a.pipe would share one lock."""
-    return path + ".lock" if isinstance(path, str) else path + b".lock"
+class LockHeld(Exception):  # noqa: N818 - a verdict between our modules; the caller may wait and try again
+    """Another open file description holds the lock: of another process, or of another guard of this one."""
 
 
-def acquire(lock_path: str | bytes, *, create: bool) -> int:
-    """The descriptor that holds the lock; the caller owns it. LockHeld when it is taken, at once.
+def lock_path_of(path: str) -> str:
+    """Beside the socket file. Appended: with the suffix replaced, a.sock and a.pipe would share one lock."""
+    return path + ".lock"
 
-    Where no file stands at `lock_path`, it is made if `create` is true, else FileNotFoundError.
+
+def acquire(path: str, *, create: bool) -> int:
+    """Take the lock of `path` without waiting. Return its descriptor, which the caller owns. LockHeld when it is taken.
+
+    A missing lock file is created if `create` is true, else FileNotFoundError.
     """
+    lock_path = lock_path_of(path)
     try:
         for _ in range(_ROUNDS):
             lock = _open(lock_path, create=create)
             if lock is None:
                 continue
             try:
-                if _locked_in_place(lock, lock_path):
+                if _lock_current_file(lock, lock_path):
                     return lock
             except BaseException:
-                release(lock)
+                close_quietly(lock)
                 raise
-            release(lock)
+            close_quietly(lock)
     except OSError as error:
-        name_path(error, lock_path)
+        # Without the directory there is neither file: name the one that the caller asked for.
+        name_path(error, path if error.errno in (errno.ENOENT, errno.ENOTDIR) else lock_path)
         raise
     raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced", lock_path)
 
 
-def release(lock: int) -> None:
-    """Close `lock`, which `acquire` returned. Never LOCK_UN: it frees the lock for every process that shares it."""
+def close_quietly(lock: int) -> None:
+    """Close `lock`, and with it the lock of its last holder. Never LOCK_UN: that frees the lock for every holder."""
     try:
         os.close(lock)
-    except OSError:
-        # close(2): the descriptor is gone all the same. Callers are giving up, for a reason that says more.
-        pass
+    except OSError as error:
+        # close(2): the descriptor is released all the same. Callers give up, for a reason that says more.
+        if error.errno is None:
+            raise
 
 
-def taken_by(lock_path: str | bytes) -> int | None:
-    """Pid of the process that took the lock, from proc(5)'s /proc/locks; None where the system does not tell.
+def owner_pid(lock_path: str) -> int | None:
+    """Pid of the process that took the lock, from proc(5)'s /proc/locks; None where it is not reported there.
 
-    Not from the lock file: a pid in a file goes stale, and gets reused.
+    Not from the lock file: a pid in a file becomes stale, and pids are reused.
     """
     try:
         file = os.lstat(lock_path)
@@ -76,43 +83,52 @@ def taken_by(lock_path: str | bytes) -> int | None:
             fields = text.rpartition(b"\n")[2].split()
             if fields[1] == b"FLOCK":
                 return int(fields[4]) or None  # 0: a process outside our pid namespace
-    except OSError:
-        pass  # no such file to ask: not Linux, or not where we are
+    except OSError as error:
+        if error.errno is None:
+            raise
     return None
 
 
-def _open(lock_path: str | bytes, *, create: bool) -> int | None:
+def _open(lock_path: str, *, create: bool) -> int | None:
     """The lock file's descriptor, not locked yet; the caller owns it. None when the file came or went meanwhile."""
     try:
         try:
             return os.open(lock_path, _FLAGS)
-        except FileNotFoundError:
-            if not create:
+        except OSError as error:
+            if error.errno != errno.ENOENT or not create:
                 raise
-        # O_CREAT only where there is no file: on one of another user's in a sticky directory it fails with EACCES
-        # (proc(5), fs.protected_regular). 0600: nobody else can sit on a lock that we made.
         try:
+            # O_CREAT only where there is no file: on another user's file in a sticky directory it fails with EACCES
+            # (proc(5), fs.protected_regular). 0600: no other user can sit on a lock that we made.
             return os.open(lock_path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
             return None
-    except BlockingIOError:
-        raise LockHeld from None  # open(2): the file has a lease that conflicts
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            raise LockHeld from None  # open(2): the file has a lease that conflicts
+        raise
 
 
-def _locked_in_place(lock: int, lock_path: str | bytes) -> bool:
-    """Lock `lock`, which the caller goes on owning. False when it is not the file at `lock_path` any more."""
+def _lock_current_file(lock: int, lock_path: str) -> bool:
+    """Lock `lock`, which stays the caller's. False when it is not the file at `lock_path` any more."""
     file = os.fstat(lock)
     if not stat.S_ISREG(file.st_mode):
-        raise OSError(errno.EINVAL, "Lock file is not a regular file")
+        raise OSError(errno.EINVAL, f"Lock file is {kind_of(file.st_mode)}, not a regular file")
     try:
-        # Not fcntl(2)'s locks: they do not keep two guards of one process apart, and the process loses them when
-        # it closes any descriptor of the file.
+        # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it
+        # closes any descriptor of the file.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockHeld from None
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            raise LockHeld from None
+        raise
     try:
-        # Between open and flock the file may have been removed, and a lock on an orphan excludes nobody. libwayland,
-        # which unlinks its lock file, had two owners at once more often than not.
+        # Between open and flock the file may have been removed, and a lock on an orphan excludes nobody. libwayland
+        # unlinks its lock file, and had two owners at once in most acquisitions.
         return os.path.samestat(file, os.lstat(lock_path))
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise

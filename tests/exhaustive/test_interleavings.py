@@ -119,17 +119,17 @@ def test_a_start_is_lost_when_the_lock_file_is_removed_just_before_a_close_unlin
 
 
 def inodes_not_compared_after_flock(patch):
-    locked = _lock_file._locked_in_place
-    patch.setattr(_lock_file, "_locked_in_place", lambda *args: locked(*args) or True)
+    locked = _lock_file._lock_current_file
+    patch.setattr(_lock_file, "_lock_current_file", lambda *args: locked(*args) or True)
 
 
 def stale_cleared_without_a_look(patch):
-    patch.setattr(_socket_file, "_refuse_if_bound", lambda _: None)
+    patch.setattr(_socket_file, "_probe", lambda _: None)
 
 
 def asked_as_a_client(patch):
-    connect = _socket_file._connect
-    patch.setattr(_socket_file, "_connect", lambda path, _: connect(path, socket.SOCK_STREAM))
+    connect = _socket_file._connect_errno
+    patch.setattr(_socket_file, "_connect_errno", lambda path, _: connect(path, socket.SOCK_STREAM))
 
 
 def asked_without_waiting_for_a_bind_that_is_half_done(patch):
@@ -138,17 +138,17 @@ def asked_without_waiting_for_a_bind_that_is_half_done(patch):
 
 
 def name_cleared_at_close_without_the_lock(patch):
-    def claim(path, lock_path, *, create):
-        _socket_file._clear_stale(path)
+    def claim(path, *, create):
+        _socket_file.clear_stale(path)
         return os.open(os.devnull, os.O_RDONLY)
 
     patch.setattr(_guard, "claim", claim)
 
 
 def lock_file_unlinked_at_close(patch):
-    def claim(path, lock_path, *, create):
-        _guard.os.unlink(lock_path)
-        return original(path, lock_path, create=True)
+    def claim(path, *, create):
+        _guard.os.unlink(path + ".lock")
+        return original(path, create=True)
 
     original = _guard.claim
     patch.setattr(_guard, "claim", claim)

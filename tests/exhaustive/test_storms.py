@@ -19,7 +19,7 @@ try:
     sock, guard = unixsock.bind_exclusive(path)
     _ = "won"
 except unixsock.AddressInUseError as error:
-    _ = error.owner
+    _ = error.owner_pid
 """
 
 SERVE_ONE = """
@@ -237,7 +237,7 @@ def test_of_forty_threads_of_one_process_one_owns_at_a_time(path, capsys):
             try:
                 sock, guard = unixsock.bind_exclusive(path)
             except unixsock.AddressInUseError as error:
-                refused.append(error.owner)
+                refused.append(error.owner_pid)
                 continue
             with guard, socket.socket(socket.AF_UNIX) as client:
                 owners.append(me)

@@ -48,7 +48,7 @@ def signature(function):
 
 def test_every_public_name_has_its_heading_and_nothing_else_has():
     assert PAGE.count("```python") == len(unixsock.__all__)  # each compared below
-    members = [f"Guard.{name}" for name in MEMBERS] + ["AddressInUseError.owner"]
+    members = [f"Guard.{name}" for name in MEMBERS] + ["AddressInUseError.owner_pid"]
     assert {heading for heading in SECTIONS if " " not in heading} == {"Reference", *unixsock.__all__, *members}
 
 

@@ -80,9 +80,9 @@ def test_the_second_owner_is_told_who_took_the_address(directory, path, monkeypa
         with pytest.raises(unixsock.AddressInUseError, match="taken by") as refusal:
             unixsock.bind_exclusive(given)
         assert refusal.value.errno == errno.EADDRINUSE
-        assert refusal.value.filename == given
+        assert refusal.value.filename == path
         if TELLS_OWNER:
-            assert refusal.value.owner == owner.pid
+            assert refusal.value.owner_pid == owner.pid
             assert re.search(rf"\b{owner.pid}\b", refusal.value.strerror)
         assert standing(directory) == before
         owner.do("guard.close()")
@@ -92,8 +92,8 @@ def test_the_second_guard_of_one_process_is_refused_too(directory, path):
     with unixsock.bind_exclusive(path)[1] as guard:
         with pytest.raises(unixsock.AddressInUseError) as refusal:
             unixsock.bind_exclusive(os.fsencode(path))
-        assert refusal.value.filename == os.fsencode(path)
-        assert refusal.value.owner == (os.getpid() if TELLS_OWNER else None)
+        assert refusal.value.filename == path
+        assert refusal.value.owner_pid == (os.getpid() if TELLS_OWNER else None)
         assert not guard.closed
     assert os.listdir(directory) == ["a.sock.lock"]
 
@@ -106,7 +106,7 @@ def test_the_owner_is_who_took_the_lock_also_when_only_a_fork_of_it_holds_on(pat
             with pytest.raises(unixsock.AddressInUseError) as refusal:
                 unixsock.bind_exclusive(path)
             # In a pid namespace other than the first, a process that has ended has no number any more.
-            assert refusal.value.owner == (taker.pid if TELLS_OWNER and IN_FIRST_PID_NAMESPACE else None)
+            assert refusal.value.owner_pid == (taker.pid if TELLS_OWNER and IN_FIRST_PID_NAMESPACE else None)
 
 
 def test_a_refusal_shows_no_trace_of_how_it_was_found_out(path):
@@ -123,7 +123,7 @@ def test_where_the_system_does_not_tell_the_owner_the_refusal_says_so(path, monk
     monkeypatch.setattr(_lock_file, "open", no_such_table, raising=False)
     with unixsock.bind_exclusive(path)[1], pytest.raises(unixsock.AddressInUseError, match="another") as refusal:
         unixsock.bind_exclusive(path)
-    assert refusal.value.owner is None
+    assert refusal.value.owner_pid is None
 
 
 # Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.
@@ -144,7 +144,7 @@ def owner_by(monkeypatch, path, *lines):
         text = "".join(f"{n}: {line} 0 EOF\n".format(device=device, inode=file.st_ino) for n, line in enumerate(lines))
         monkeypatch.setattr(_lock_file, "open", lambda *_: io.BytesIO(text.encode()), raising=False)
         unixsock.bind_exclusive(path)
-    return refusal.value.owner
+    return refusal.value.owner_pid
 
 
 @pytest.mark.parametrize("other", OTHER_LOCKS)
@@ -165,11 +165,11 @@ def test_a_live_server_without_the_lock_keeps_its_name_and_the_lock_is_not_blame
         server.bind(path)
         server.listen()
         before = standing(directory)
-        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
+        with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as refusal:
             unixsock.bind_exclusive("a.sock")
         assert refusal.value.errno == errno.EADDRINUSE
-        assert refusal.value.filename == "a.sock"
-        assert refusal.value.owner is None
+        assert refusal.value.filename == path
+        assert refusal.value.owner_pid is None
         assert standing(directory) == before
 
 
@@ -302,7 +302,7 @@ def test_what_a_signal_handler_raises_meanwhile_is_left_as_it_is(directory, path
 
 
 def refusal_of(path, owner):
-    return unixsock.AddressInUseError(errno.EADDRINUSE, "taken by somebody", path, owner=owner)
+    return unixsock.AddressInUseError(errno.EADDRINUSE, "taken by somebody", path, owner_pid=owner)
 
 
 COPIES = [copy.copy, copy.deepcopy]
@@ -316,7 +316,7 @@ def test_a_refusal_survives_pickle_and_copy_with_its_owner(copied, owner):
     other = copied(error)
     assert type(other) is unixsock.AddressInUseError
     assert (other.errno, other.strerror, other.filename) == (errno.EADDRINUSE, "taken by somebody", "/run/a.sock")
-    assert other.owner == owner
+    assert other.owner_pid == owner
     assert str(other) == str(error)
 
 

@@ -44,13 +44,13 @@ def owned(path):
 def lookups(monkeypatch):
     """Each lookup of an owner's pid."""
     seen = []
-    taken_by = _bind.taken_by
+    owner_pid = _bind.owner_pid
 
     def counted(lock_path):
         seen.append(lock_path)
-        return taken_by(lock_path)
+        return owner_pid(lock_path)
 
-    monkeypatch.setattr(_bind, "taken_by", counted)
+    monkeypatch.setattr(_bind, "owner_pid", counted)
     return seen
 
 
@@ -121,7 +121,7 @@ def test_nothing_is_held_between_two_tries(directory, path, monkeypatch):
         before = open_descriptors()
         with pytest.raises(unixsock.AddressInUseError) as refusal:
             unixsock.bind_exclusive(path, timeout=0.05)
-    assert refusal.value.owner is None
+    assert refusal.value.owner_pid is None
     assert len(descriptors) > 3
     assert all(held == before for held in descriptors)
     assert all(names == ["a.sock", "a.sock.lock"] for names in standing)

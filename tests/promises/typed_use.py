@@ -55,8 +55,8 @@ def each_option(length: int | None, seconds: float | None) -> None:
 
 
 def the_guard(guard: unixsock.Guard) -> int:
-    assert_type(guard.address, str | bytes)
-    assert_type(guard.lock_path, str | bytes | None)
+    assert_type(guard.address, str)
+    assert_type(guard.lock_path, str | None)
     assert_type(guard.closed, bool)
     assert_type(guard.fileno(), int)
     guard.address = "b"  # type: ignore[misc]
@@ -75,8 +75,8 @@ def the_error(path: str) -> int | None:
     try:
         unixsock.bind_exclusive(path)
     except unixsock.AddressInUseError as error:
-        assert_type(error.owner, int | None)
-        return error.owner
+        assert_type(error.owner_pid, int | None)
+        return error.owner_pid
     except OSError:
         return None
     return 0

@@ -132,9 +132,9 @@ def test_who_got_the_socket_without_the_lock_keeps_the_name_as_any_server_does(p
             "guard.close()",
             worker=worker,
         )
-        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
+        with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as refusal:
             unixsock.bind_exclusive(path)
-        assert refusal.value.owner is None
+        assert refusal.value.owner_pid is None
         first.do("worker.kill()\nworker.wait()")
         unixsock.bind_exclusive(path)[1].close()
 
@@ -234,7 +234,7 @@ def test_a_thread_blocked_in_accept_keeps_the_name(path):
             if first_argument in call.read():
                 break
     guard.close()
-    refused(path, "lock is not in the way")
+    refused(path, "a socket is still bound")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         server.join()
@@ -254,7 +254,7 @@ def test_a_wrapper_that_still_listens_keeps_the_name(path, wrap):
     sock, guard = unixsock.bind_exclusive(path)
     with wrap(sock) as wrapper:
         guard.close()
-        refused(path, "lock is not in the way")
+        refused(path, "a socket is still bound")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
         wrapper.close()
@@ -473,7 +473,7 @@ def test_a_second_close_inside_the_first_closes_no_descriptor_twice(path, monkey
         return closing
 
     def claim(*arguments, **options):
-        raise FileNotFoundError  # the real one opens and closes numbers of its own
+        raise FileNotFoundError(errno.ENOENT, "gone")  # the real one opens and closes numbers of its own
 
     monkeypatch.setattr(unixsock._guard, "claim", claim)
     monkeypatch.setattr(socket.socket, "close", interrupted(socket.socket.close, socket.socket.fileno))

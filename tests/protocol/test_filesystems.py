@@ -54,7 +54,7 @@ BIND_REFUSED = """
 try:
     unixsock.bind_exclusive(path)
 except unixsock.AddressInUseError as error:
-    _ = ["refused", error.owner]
+    _ = ["refused", error.owner_pid]
 """
 
 SERVE_ITSELF = """

@@ -87,7 +87,7 @@ def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
     "step",
     [
         (unixsock._bind, "narrow_mode"),
-        (unixsock._bind, "_bind"),
+        (socket.socket, "bind"),
         (unixsock._bind, "set_mode"),
         (socket.socket, "listen"),
     ],
@@ -108,12 +108,12 @@ def test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock(path, mo
     unixsock.bind_exclusive(path)[1].close()
 
 
-def test_an_interrupt_before_there_is_a_guard_leaves_no_lock_and_no_socket(path, monkeypatch):
+def test_an_interrupt_before_the_guard_has_anything_leaves_no_lock(path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(unixsock._bind, "Guard", interrupted)
+        patched.setattr(socket.socket, "__init__", interrupted)
         unixsock.bind_exclusive(path)
     assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
     unixsock.bind_exclusive(path)[1].close()

@@ -73,9 +73,9 @@ def arrived(server):
 
 def refused(path, **options):
     """A start is refused for a server that does not hold the lock."""
-    with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as caught:
+    with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as caught:
         unixsock.bind_exclusive(path, **options)
-    assert caught.value.owner is None
+    assert caught.value.owner_pid is None
 
 
 def standing(path):
@@ -158,8 +158,8 @@ def test_a_server_that_may_not_be_asked_is_taken_neither_for_live_nor_for_dead(p
     ("module", "call", "nth"),
     [
         (os, "rename", 1),
-        (unixsock._socket_file, "_connect", 1),
-        (unixsock._socket_file, "_connect", 2),
+        (unixsock._socket_file, "_connect_errno", 1),
+        (unixsock._socket_file, "_connect_errno", 2),
         (os, "unlink", 1),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_name_that_goes_meanwhile_is_not_in_the_way(path, monkeypatch, module,
 @pytest.mark.parametrize("clients", [0, 1])  # 1 fills the backlog
 def test_a_server_that_comes_before_the_second_look_keeps_its_name(path, monkeypatch, clients):
     leave_stale(path)
-    connect = unixsock._socket_file._connect
+    connect = unixsock._socket_file._connect_errno
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
 
         def late(path, kind):
@@ -195,14 +195,14 @@ def test_a_server_that_comes_before_the_second_look_keeps_its_name(path, monkeyp
                     client.connect(path)
             return connect(path, kind)
 
-        monkeypatch.setattr(unixsock._socket_file, "_connect", late)
+        monkeypatch.setattr(unixsock._socket_file, "_connect_errno", late)
         refused(path)
         assert os.path.exists(path)
 
 
 def test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own(path, monkeypatch):
     leave_stale(path)
-    connect = unixsock._socket_file._connect
+    connect = unixsock._socket_file._connect_errno
     with socket.socket(socket.AF_UNIX) as server:
 
         def early(path, kind):
@@ -214,7 +214,7 @@ def test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own(path, 
             server.listen()
             return answer
 
-        monkeypatch.setattr(unixsock._socket_file, "_connect", early)
+        monkeypatch.setattr(unixsock._socket_file, "_connect_errno", early)
         refused(path)
         assert os.path.exists(path)
 
@@ -240,7 +240,7 @@ def test_a_look_never_waits(path, monkeypatch):
 
 def answers(monkeypatch, datagram, stream):
     """Let connect(2) answer so, with an errno, to a datagram socket and to a stream socket."""
-    monkeypatch.setattr(unixsock._socket_file, "_connect", lambda _, kind: datagram if kind == DGRAM else stream)
+    monkeypatch.setattr(unixsock._socket_file, "_connect_errno", lambda _, kind: datagram if kind == DGRAM else stream)
 
 
 @pytest.mark.parametrize("stream", [0, errno.EAGAIN, errno.EPROTOTYPE])

@@ -54,9 +54,9 @@ def test_without_its_lock_file_a_live_server_still_keeps_its_name(directory, pat
     sock, guard = unixsock.bind_exclusive(path)
     with guard, socket.socket(socket.AF_UNIX) as client:
         gone(lock_path)
-        with pytest.raises(unixsock.AddressInUseError, match="lock is not in the way") as refusal:
+        with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as refusal:
             unixsock.bind_exclusive(path)
-        assert refusal.value.owner is None
+        assert refusal.value.owner_pid is None
         client.connect(path)
         sock.accept()[0].close()
     assert os.listdir(directory) == ["a.sock.lock"]
@@ -259,6 +259,6 @@ def test_a_lease_on_the_lock_file_counts_as_taken(path, lock_path):
             pytest.skip(f"no leases on this filesystem: {error}")
         with pytest.raises(unixsock.AddressInUseError, match="taken by another") as refusal:
             unixsock.bind_exclusive(path)
-        assert refusal.value.owner is None
+        assert refusal.value.owner_pid is None
         holder.kill()
     unixsock.bind_exclusive(path)[1].close()

@@ -72,7 +72,7 @@ def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path
         with pytest.raises(unixsock.AddressInUseError) as caught:
             unixsock.bind_exclusive(path, type=type)
         monkeypatch.undo()
-        assert caught.value.owner is None
+        assert caught.value.owner_pid is None
         stranger.listen()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)

@@ -294,7 +294,7 @@ class Run:
         if actor.dead:
             raise Killed
         if call.name == "open":
-            raise FileNotFoundError  # /proc/locks: slow to read, and about all the machine
+            raise FileNotFoundError(errno.ENOENT, "no table")  # /proc/locks: slow to read, and about all the machine
         if not self._is_private(actor, call):
             # Who starts has been given the turn for its first call.
             starts = actor.next_call is None
