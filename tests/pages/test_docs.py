@@ -125,10 +125,3 @@ def test_every_test_that_is_named_exists(page):
     functions = re.findall(r"^def (test_\w+)", "\n".join(tests.values()), re.MULTILINE)
     named = set(re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+)(?:\.py)?`", TEXT[page]))
     assert named <= {*tests, *functions}
-
-
-def test_the_schedules_of_the_limits_are_those_that_a_test_replays():
-    schedules = re.findall(r"`(\S+@\S+)`", TEXT["docs/limits.md"])
-    assert len(schedules) == 4
-    replayed = (ROOT / "tests" / "exhaustive" / "test_interleavings.py").read_text(encoding="utf-8")
-    assert [schedule for schedule in schedules if f'"{schedule}"' not in replayed] == []
