@@ -12,6 +12,10 @@ import threading
 import unixsock
 
 STOP = {signal.SIGINT, signal.SIGTERM}
+ASK = (  # without curl
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+    r's.sendall(b"GET / HTTP/1.0\r\n\r\n"); print(s.makefile().read())'
+)
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -34,7 +38,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had."""
+    """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", metavar="PATH", help="where the socket goes")
     path = parser.parse_args().path
@@ -45,7 +49,8 @@ def main() -> None:
     try:
         sock, guard = unixsock.bind_exclusive(path)
     except (OSError, ValueError) as error:  # taken, not a socket, no such directory, too long, empty ...
-        sys.exit(f"{parser.prog}: {error}")
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     # The guard is the outermost: it closes after the server that uses the socket.
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
@@ -54,10 +59,12 @@ def main() -> None:
         server.daemon_threads = True  # clients that are not done do not keep the server from ending
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
-        # A reader of a pipe sees each line at once; a path that is not UTF-8 is printed as the bytes that it is.
-        sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")
-        print(f"pid {os.getpid()} listens at {guard.address}")
-        print(f"Ask it: curl --unix-socket {shlex.quote(guard.address)} http://localhost/")
+        address = shlex.quote(guard.address)
+        says = f"""pid {os.getpid()} listens at {guard.address}
+Ask it: curl --unix-socket {address} http://localhost/
+    or: python3 -c '{ASK}' {address}
+"""
+        os.write(sys.stdout.fileno(), os.fsencode(says))  # at once, and a path that is not UTF-8 as it is
         signal.sigwait(STOP)
         server.shutdown()
 

@@ -4,6 +4,8 @@ ADDRESS is an abstract name on Linux, where the kernel's word on who is connecti
 and a path elsewhere.
 """
 
+from __future__ import annotations
+
 import ctypes
 import http.client
 import http.server
@@ -22,20 +24,30 @@ NOBODY = 65534  # user_namespaces(7), /proc/sys/kernel/overflowuid
 SO_PEERCRED = getattr(socket, "SO_PEERCRED", 17)  # PyPy has no name for it
 
 
-def uid_of_peer(sock: socket.socket) -> int:
-    """The effective user id that the other end had when it called connect(2), or listen(2) if it is the server."""
+def uid_of_peer(sock: socket.socket) -> int | None:
+    """The effective user id that the other end had when it called connect(2), or listen(2) if it is the server.
+
+    None if the kernel cannot tell: gVisor answers with the credentials of the process that asks. So a client in the
+    server's own process cannot be told apart from that, and counts as unknown, too.
+    """
     if sys.platform == "linux":
         credentials = struct.Struct("iII")  # pid, uid, gid: unix(7)
-        return credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, credentials.size))[1]
-    uid, gid = ctypes.c_uint32(), ctypes.c_uint32()
-    if ctypes.CDLL(None, use_errno=True).getpeereid(sock.fileno(), ctypes.byref(uid), ctypes.byref(gid)):
+        pid, uid, _ = credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, credentials.size))
+        return None if pid == os.getpid() else int(uid)
+    user, group = ctypes.c_uint32(), ctypes.c_uint32()
+    if ctypes.CDLL(None, use_errno=True).getpeereid(sock.fileno(), ctypes.byref(user), ctypes.byref(group)):
         raise OSError(ctypes.get_errno(), "getpeereid")
-    return uid.value
+    return user.value
 
 
-def is_ours(uid: int) -> bool:
-    """Whether it is our user's. Not if it is 65534: in a user namespace, all who have no number there show as that."""
+def is_ours(uid: int | None) -> bool:
+    """Whether it is our user's. Not if it is 65534: in a user namespace, every user without a number shows as that."""
     return uid == os.geteuid() and uid != NOBODY
+
+
+def name_of(uid: int | None) -> str:
+    """For messages."""
+    return "an unknown user" if uid is None else f"uid {uid}"
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -49,7 +61,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
         """No log. The inherited one takes the client's host, and here a client has none."""
 
 
@@ -58,33 +70,36 @@ class OurUserOnly(socketserver.ThreadingUnixStreamServer):
 
     daemon_threads = True  # clients that are not done do not keep the server from ending
 
-    def verify_request(self, request: socket.socket, _client_address: object) -> bool:
+    def verify_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> bool:
         """Called by socketserver."""
+        del client_address  # empty: a Unix-domain client has none
+        if isinstance(request, tuple):
+            return False  # a datagram has no peer
         try:
             uid = uid_of_peer(request)
         except OSError:
             return False  # gone already
-        if is_ours(uid):
-            return True
-        print(f"uid {uid} is turned away")
-        return False
+        if not is_ours(uid):
+            print(f"{name_of(uid)} is turned away", flush=True)
+            return False
+        return True
 
 
 def serve(address: str) -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the address cannot be had."""
-    sys.stdout.reconfigure(line_buffering=True)
+    """Exit status 0 after Ctrl-C or SIGTERM, 75 when the address is taken, 1 after another error."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     bind = unixsock.bind_abstract if sys.platform == "linux" else unixsock.bind_exclusive
     try:
-        sock, guard = bind(address)
+        sock, guard = bind(address, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"peer.py: {error}")
+        print(f"peer.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     with guard, OurUserOnly("", Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
         server.socket = sock
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"pid {os.getpid()} listens at {address}")
+        print(f"pid {os.getpid()} listens at {address}", flush=True)
         signal.sigwait(STOP)
         server.shutdown()
 
@@ -99,7 +114,7 @@ def ask(address: str) -> None:
             # Anyone could have taken the name before our server did. So ask who it is, before anything is sent.
             uid = uid_of_peer(sock)
             if not is_ours(uid):
-                sys.exit(f"peer.py: {address} is not our server's, but uid {uid}'s")
+                sys.exit(f"peer.py: {address} is not our server's: it belongs to {name_of(uid)}")
             connection.request("GET", "/")
             print(connection.getresponse().read().decode(), end="")
         except OSError as error:  # nobody listens, or who does has hung up

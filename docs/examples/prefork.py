@@ -31,7 +31,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
         """No log. The inherited one takes the client's host, and here a client has none."""
 
 
@@ -51,34 +51,40 @@ def start_worker(sock: socket.socket) -> int:
     if pid == 0:
         serve(sock)
         sys.exit()  # and not os._exit(): on its way out it closes its copy of the guard
-    print(f"worker {pid}")
+    print(f"worker {pid}", flush=True)
     return pid
 
 
+def noticed(_number: int, _frame: object) -> None:
+    """A handler that does nothing: a signal that is ignored by default may not reach sigwait()."""
+
+
 def main(path: str) -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had."""
-    sys.stdout.reconfigure(line_buffering=True)
-    # Blocked, and waited for, here and in the workers. SIGCHLD needs a handler: what is ignored by default may not
-    # reach sigwait().
+    """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
+    # Blocked, and waited for, here and in the workers.
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, noticed)
     try:
-        sock, guard = unixsock.bind_exclusive(path)
+        sock, guard = unixsock.bind_exclusive(path, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"prefork.py: {error}")
+        print(f"prefork.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     # Closing one copy of a guard changes nothing for those who still have theirs. The last to close clears the name:
     # that is the parent, or a worker after kill -9.
     with guard:
         sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
-        print(f"pid {os.getpid()} listens at {guard.address}")
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         workers = {start_worker(sock) for _ in range(WORKERS)}
         while signal.sigwait({*STOP, signal.SIGCHLD}) == signal.SIGCHLD:
             for dead in [pid for pid in workers if os.waitpid(pid, os.WNOHANG) != (0, 0)]:
-                print(f"worker {dead} has died")
+                print(f"worker {dead} has died", flush=True)
                 time.sleep(0.1)  # or workers that die at once would keep a processor busy
                 workers.remove(dead)
                 workers.add(start_worker(sock))
+        # The workers finish their requests first. A copy of the socket that is still open here would let new clients
+        # connect meanwhile, and nobody would answer them.
+        sock.close()
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
         for pid in workers:
@@ -86,4 +92,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -28,8 +28,13 @@ class Hello(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
         """No log. The inherited one takes the client's host, and here a client has none."""
+
+
+def leave(_number: int, _frame: object) -> None:
+    """End the wait for the path."""
+    sys.exit()
 
 
 def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
@@ -37,7 +42,7 @@ def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
     try:
         return unixsock.bind_exclusive(path)
     except unixsock.AddressInUseError as error:
-        print(f"pid {os.getpid()} stands by: {error}")
+        print(f"pid {os.getpid()} stands by: {error}", flush=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     try:
         return unixsock.bind_exclusive(path, timeout=None)
@@ -47,28 +52,30 @@ def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
 
 def main(path: str) -> None:
     """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had for another reason than being taken."""
-    sys.stdout.reconfigure(line_buffering=True)
     # What takes long to load goes here, before the wait.
 
     # Blocked, and waited for below. Only the wait for the path is ended by the handler's exception: raised later, it
     # could cut the cleaning up short.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     for number in STOP:
-        signal.signal(number, lambda *_: sys.exit())
+        signal.signal(number, leave)
     try:
         sock, guard = bind_or_wait(path)
     except (OSError, ValueError) as error:
-        sys.exit(f"standby.py: {error}")
+        print(f"standby.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
         server.socket = sock
         server.daemon_threads = True  # clients that are not done do not keep the server from ending
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"pid {os.getpid()} listens at {guard.address}")
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         signal.sigwait(STOP)
         server.shutdown()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -24,29 +24,38 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Called by http.server."""
+        body = f"Hello from pid {os.getpid()}\n".encode()
         self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
+        self.wfile.write(body)
 
     def handle(self) -> None:
         """No traceback for a client that speaks no TLS, or does not trust us."""
         with contextlib.suppress(ssl.SSLError):
             super().handle()
 
-    def log_message(self, *_: object) -> None:
+    def finish(self) -> None:
+        """Close with TLS's close_notify: without it, a client cannot tell the end from an attacker's cut."""
+        super().finish()
+        if isinstance(self.connection, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):  # gone already, or there was no handshake
+                self.connection.unwrap()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
         """No log. The inherited one takes the client's host, and here a client has none."""
 
 
 def main(path: str, certificate: str, key: str) -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had or the certificate is no good."""
-    sys.stdout.reconfigure(line_buffering=True)
+    """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-        sock, guard = unixsock.bind_exclusive(path)
+        sock, guard = unixsock.bind_exclusive(path, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"tls.py: {error}")
+        print(f"tls.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     # The wrapper takes the descriptor out of `sock` (detach) and is the listening socket from here on. The guard keeps
     # the lock, but has no socket left to close: so the wrapper is closed first, by the server, and then the guard,
@@ -58,10 +67,12 @@ def main(path: str, certificate: str, key: str) -> None:
         server.socket = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         server.daemon_threads = True  # nor does it keep the server from ending
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"pid {os.getpid()} listens at {guard.address}")
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         signal.sigwait(STOP)
         server.shutdown()
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]) if sys.argv[3:] else __doc__)
+    if not sys.argv[3:]:
+        sys.exit(__doc__)
+    main(*sys.argv[1:4])

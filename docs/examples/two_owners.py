@@ -12,8 +12,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 import unixsock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def bind_alone(path: str) -> tuple[socket.socket, socket.socket]:
@@ -32,7 +36,7 @@ def unlink_then_bind(path: str) -> tuple[socket.socket, socket.socket]:
 
 
 # Each returns a listening socket, and what is to be closed when it is done with.
-WAYS = {
+WAYS: dict[str, Callable[[str], tuple[socket.socket, socket.socket | unixsock.Guard]]] = {
     "unlink, then bind": unlink_then_bind,
     "bind alone": bind_alone,
     "bind_exclusive": unixsock.bind_exclusive,
@@ -68,8 +72,11 @@ class Start:
         self.process = subprocess.Popen(  # noqa: S603 - this very program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdin  # noqa: S101 - for type checkers: both are pipes
+        assert self.process.stdout  # noqa: S101
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.name = f"pid {self.process.pid}"
-        self.outcome = self.process.stdout.readline().strip()
+        self.outcome = self.stdout.readline().strip()
 
     def __enter__(self) -> Start:
         return self
@@ -80,9 +87,9 @@ class Start:
 
     def ask(self) -> str:
         """What it says of itself, over its pipe: that works also where no client gets to it."""
-        self.process.stdin.write("?\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
+        self.stdin.write("?\n")
+        self.stdin.flush()
+        return self.stdout.readline().strip()
 
 
 def reached(path: str) -> str:
@@ -129,4 +136,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(*sys.argv[1:]) if sys.argv[1:] else main())
+    if not sys.argv[1:]:
+        sys.exit(main())
+    serve(*sys.argv[1:])

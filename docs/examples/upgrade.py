@@ -37,7 +37,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
         """No log. The inherited one takes the client's host, and here a client has none."""
 
 
@@ -50,7 +50,7 @@ def upgraded(path: str, sock: int, lock: int) -> bool:
             # It also inherits the blocked signals: what is sent to it before it waits for them is not lost.
             new = subprocess.Popen(command, pass_fds=[sock, lock, report])  # noqa: S603 - this very program
         except OSError as error:
-            print(f"pid {os.getpid()} serves on: {error}")
+            print(f"pid {os.getpid()} serves on: {error}", flush=True)
             return False
         finally:
             os.close(report)
@@ -58,20 +58,19 @@ def upgraded(path: str, sock: int, lock: int) -> bool:
         if select.select([answer], [], [], PATIENCE)[0] and answer.read(1):
             if STOP & signal.sigpending():
                 new.terminate()  # told to stop meanwhile: that was meant for the server, whichever version it is
-            print(f"pid {os.getpid()} leaves to pid {new.pid}")
+            print(f"pid {os.getpid()} leaves to pid {new.pid}", flush=True)
             return True
     new.kill()
-    print(f"pid {os.getpid()} serves on: its new version was not ready, exit status {new.wait()}")
+    print(f"pid {os.getpid()} serves on: its new version was not ready, exit status {new.wait()}", flush=True)
     return False
 
 
 def main() -> None:
-    """Exit status 0 after Ctrl-C, SIGTERM or an upgrade, 1 when the path cannot be had."""
+    """Exit status 0 after Ctrl-C, SIGTERM or an upgrade, 75 when the path is taken, 1 after another error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", metavar="PATH", help="where the socket goes")
     parser.add_argument("--inherit", metavar=("SOCKET", "LOCK", "READY"), nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.stdout.reconfigure(line_buffering=True)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, UPGRADE})
     if options.inherit:
@@ -88,9 +87,10 @@ def main() -> None:
             os.close(lock)
     else:
         try:
-            sock, guard = unixsock.bind_exclusive(options.path)
+            sock, guard = unixsock.bind_exclusive(options.path, timeout=5)
         except (OSError, ValueError) as error:
-            sys.exit(f"{parser.prog}: {error}")
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
         lock, report, let_go = guard.fileno(), None, guard.close
 
     # Both versions hear of a client, one gets it, and the other must not wait in accept(). They share this flag: a
@@ -100,7 +100,7 @@ def main() -> None:
     server.socket.close()  # one of its own, not bound
     server.socket = sock
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"pid {os.getpid()} listens at {options.path}")
+    print(f"pid {os.getpid()} listens at {options.path}", flush=True)
     if report is not None:
         os.write(report, b".")
         os.close(report)

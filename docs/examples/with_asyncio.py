@@ -28,23 +28,25 @@ async def serve(sock: socket.socket) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    # asyncio closes the socket. From Python 3.13 on it also unlinks the name then, which harms nobody: the guard still
-    # holds the lock. Only where forked workers share the socket, pass cleanup_socket=False: the first to end would.
+    # asyncio closes the socket. From Python 3.13 on it also unlinks the name then; the guard still holds the lock.
     server = await asyncio.start_unix_server(hello, sock=sock)
     await stopped.wait()
     server.close()  # without wait_closed(), which waits for clients that send nothing
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
     try:
-        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"with_asyncio.py: {error}")
+        print(f"with_asyncio.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         asyncio.run(serve(sock))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -27,7 +27,8 @@ class Server(BaseApplication):
     def load_config(self) -> None:
         """Called by gunicorn."""
         for name, value in self.settings.items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:  # gunicorn before 25.1 knows no control socket
+                self.cfg.set(name, value)
 
     def load(self) -> Callable[..., Any]:
         """Called by gunicorn."""
@@ -35,11 +36,12 @@ class Server(BaseApplication):
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
     try:
-        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"with_gunicorn.py: {error}")
+        print(f"with_gunicorn.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     # Workers are forked with both descriptors. One that outlives a killed gunicorn keeps name and lock till its end.
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
@@ -51,8 +53,11 @@ def main(path: str) -> None:
             threads=4,
             graceful_timeout=5,  # seconds for requests in progress at the end; gunicorn's default is 30
             loglevel="warning",
+            control_socket_disable=True,  # it has one place for all gunicorns of a user
         ).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

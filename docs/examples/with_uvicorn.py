@@ -22,18 +22,22 @@ async def hello(scope: dict[str, Any], _receive: object, send: Callable[[dict[st
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
     try:
-        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"with_uvicorn.py: {error}")
+        print(f"with_uvicorn.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
         # When uvicorn has stopped, it raises the signal again. Without a handler, SIGTERM would end the process right
         # there, and the guard would not get to remove the name.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        uvicorn.run(hello, fd=sock.fileno(), log_level="warning")
+        # Not uvicorn.run(hello, fd=...): it works on a duplicate, and while it drains ours would let clients connect.
+        uvicorn.Server(uvicorn.Config(hello, log_level="warning")).run(sockets=[sock])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,17 +19,26 @@ def hello(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Itera
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 when the path cannot be had."""
+    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
     try:
-        sock, guard = unixsock.bind_exclusive(path, mode=0o660)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
-        sys.exit(f"with_waitress.py: {error}")
+        print(f"with_waitress.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
+
+    def stop(*_: object) -> None:
+        # waitress finishes its requests with the socket open. From here on the kernel refuses new clients.
+        sock.shutdown(socket.SHUT_RDWR)
+        sys.exit()
+
     with guard:
-        # waitress leaves SIGTERM alone. This ends it in the way that Ctrl-C does.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         waitress.serve(hello, sockets=[sock])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]) if sys.argv[1:] else __doc__)
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])

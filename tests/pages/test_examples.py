@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -35,27 +34,30 @@ def test_the_server_answers_a_client(path):
         assert answer(path) == f"Hello from pid {server.pid}\n"
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 @pytest.mark.parametrize("name", ["a.sock", "it's a.sock", os.fsdecode(b"\xff.sock")])
-def test_the_printed_curl_command_works_as_it_stands(directory, name):
+def test_the_printed_commands_work_as_they_stand(directory, name):
     if sys.platform == "darwin" and not name.isprintable():
         pytest.skip("file names are UTF-8 here")
     with hello(str(directory / name)) as server:
-        says, _, command = server.line().partition(": ")
-        assert says == "Ask it"
-        asked = subprocess.run(
-            shlex.split(command), env={**os.environ, "no_proxy": "*"}, capture_output=True, timeout=PATIENCE, check=True
-        )
-        assert asked.stdout.decode() == f"Hello from pid {server.pid}\n"
+        for says, program in (("Ask it", "curl"), ("    or", "python3")):
+            said, _, command = server.line().partition(": ")
+            assert said == says
+            assert command.startswith(f"{program} ")
+            if shutil.which(program):
+                environment = {**os.environ, "no_proxy": "*"}
+                asked = subprocess.run(
+                    ["sh", "-c", command], env=environment, capture_output=True, timeout=PATIENCE, check=True
+                )
+                assert f"Hello from pid {server.pid}\n" in asked.stdout.decode()
 
 
 def test_a_second_copy_says_in_one_line_who_has_the_path_and_the_first_one_serves_on(path):
     with hello(path) as server:
         status, errors = refused(HELLO, path)
-        assert status == 1
+        assert status == os.EX_TEMPFAIL
         assert re.fullmatch(rf"hello_http\.py: .*{re.escape(path)}.*\n", errors)
         if os.path.exists("/proc/locks"):
-            assert f"pid {server.pid})" in errors
+            assert f"pid {server.pid}" in errors
         assert answer(path) == f"Hello from pid {server.pid}\n"
 
 
@@ -164,7 +166,7 @@ def test_two_owners_sees_both_usual_ways_lose_and_bind_exclusive_not(directory):
         r"""bind_exclusive
   first start     pid (\d+) listens
   a client        gets to pid \1
-  second start    pid (\d+) is refused: .*Address already in use \(taken by (?:pid \1|another process or guard)\).*
+  second start    pid (\d+) is refused: .*Address already in use .*
   a client        gets to pid \1
   the first one   pid \1 still listens at .*
   after kill -9   pid (\d+) listens

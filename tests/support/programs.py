@@ -59,9 +59,23 @@ class Program:
         return self._process.returncode, errors.decode()
 
 
+# Runs a program whose starts do not wait. Most examples are services: they wait for 5 s, and each test would with them.
+AT_ONCE = """
+import runpy, sys, unixsock
+
+def without_waiting(bind):
+    return lambda address, **given: bind(address, **{**given, "timeout": 0})
+
+unixsock.bind_exclusive = without_waiting(unixsock.bind_exclusive)
+unixsock.bind_abstract = without_waiting(unixsock.bind_abstract)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def refused(example, *arguments):
-    """Exit status and standard error of an example that cannot serve."""
-    command = [sys.executable, str(EXAMPLES / example), *arguments]
+    """Exit status and standard error of an example that cannot serve, and does not wait."""
+    command = [sys.executable, "-c", AT_ONCE, str(EXAMPLES / example), *arguments]
     run = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
     assert run.stdout == b""
     return run.returncode, os.fsdecode(run.stderr)

@@ -1,0 +1,39 @@
+"""Answer ZeroMQ requests on a Unix-domain socket that has one owner: with_pyzmq.py PATH."""
+
+import os
+import signal
+import sys
+
+import zmq
+
+import unixsock
+
+
+def stop(*_: object) -> None:
+    """End the wait for a request."""
+    sys.exit()
+
+
+def main(path: str) -> None:
+    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    try:
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
+    except (OSError, ValueError) as error:
+        print(f"with_pyzmq.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
+    # The context's end, term(), waits until its thread has closed the socket. Only then the guard closes.
+    with guard, zmq.Context() as context, context.socket(zmq.REP) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        server.setsockopt(zmq.USE_FD, sock.detach())  # ZeroMQ closes the descriptor, hence detach()
+        server.bind(f"ipc://{guard.address}")  # binds nothing: it listens on the descriptor
+        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        while True:
+            server.recv()
+            server.send(f"Hello from pid {os.getpid()}\n".encode())
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    main(sys.argv[1])
