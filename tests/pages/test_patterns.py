@@ -40,7 +40,7 @@ def taken_by(pid):
     return f"taken by pid {pid}" if os.path.exists("/proc/locks") else "in use"
 
 
-@pytest.mark.parametrize("name", "one_instance peer prefork spawn standby tls upgrade".split())
+@pytest.mark.parametrize("name", ["one_instance", "peer", "prefork", "spawn", "standby", "tls", "upgrade"])
 def test_without_an_address_it_says_how_it_is_called(name):
     status, errors = refused(f"{name}.py")
     assert status != 0
