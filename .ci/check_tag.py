@@ -1,4 +1,4 @@
-"""Refuse a release whose tag is not the package's version, or of which the changelog says nothing.
+"""Refuse a release whose tag, version, changelog and README do not go together.
 
     python .ci/check_tag.py v0.1.0
 
@@ -24,9 +24,18 @@ def entry_of(tag, pyproject, changelog):
     return found[1].strip()
 
 
+def refuse_relative_links(readme):
+    """ValueError if a link of `readme` would lead nowhere from the package's page on an index."""
+    relative = re.findall(r"\]\((?!https?://|#)([^)]*)\)", readme)
+    if relative:
+        raise ValueError(f"README.md has relative links, which an index does not follow: {', '.join(relative)}")
+
+
 if __name__ == "__main__":
-    pyproject, changelog = ((ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "docs/changelog.md"))
+    names = ("pyproject.toml", "docs/changelog.md", "README.md")
+    pyproject_text, changelog_text, readme_text = ((ROOT / name).read_text("utf-8") for name in names)
     try:
-        print(entry_of(sys.argv[1], pyproject, changelog))
+        print(entry_of(sys.argv[1], pyproject_text, changelog_text))
+        refuse_relative_links(readme_text)
     except ValueError as error:
         sys.exit(f"no release: {error}")

@@ -18,6 +18,7 @@ DEADLINE = 60.0  # seconds for one test; a hang shows as a failure, with the pla
 
 def pytest_addoption(parser):
     parser.addoption("--schedule", metavar="NAME", help="play this schedule of test_interleavings.py, and print it")
+    parser.addoption("--no-skip", action="store_true", help="fail when a test is skipped")
     parser.addoption("--long", action="store_true", help="search further in test_interleavings.py, storm for longer")
 
 
@@ -32,6 +33,12 @@ def pytest_collection_finish():
     gc.collect()
     if hasattr(gc, "freeze"):
         gc.freeze()
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skip") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -19,22 +19,23 @@ TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(page, kind, text) for page in PAGES for _, kind, text in FENCED.findall(TEXT[page])]
 
-# What a program prints, a file of somebody else's, a diagram.
-NOT_RUN = {"text", "mermaid"}
+RUN = {"python", "sh"}
+NOT_RUN = {"text", "ini", "nginx", "toml", "yaml"}
 
-# Which test runs the code of a page, and what kinds of code it expects there.
-RUN_BY = {
-    "README.md": ("test_readme.py", {"python", "sh"}),
-    "docs/comparison.md": ("test_comparison.py", {"sh"}),
-    "docs/index.md": ("test_index.py", {"sh"}),
-    "docs/reference.md": ("test_reference.py", {"python"}),
+# The pages whose code another test runs, which names them.
+TESTS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").glob("*/test_*.py"))}
+RUN_ELSEWHERE = {
+    page
+    for page in PAGES
+    for name, text in TESTS.items()
+    if name != os.path.basename(__file__) and f'"{os.path.basename(page)}"' in text
 }
 
 # The others have commands for people who work on the package. These are tried here: tests are collected, not run.
 COMMANDS = [
     (page, re.sub(r" +#.*", "", line))
     for page, kind, text in BLOCKS
-    if kind == "sh" and page not in RUN_BY
+    if kind == "sh" and page not in RUN_ELSEWHERE
     for line in text.splitlines()
 ]
 
@@ -74,14 +75,11 @@ def test_every_fence_is_the_begin_or_the_end_of_a_block():
         assert TEXT[page].count("```") == 2 * len(FENCED.findall(TEXT[page])), page
 
 
-@pytest.mark.parametrize(("page", "kind"), sorted({(page, kind) for page, kind, _ in BLOCKS if kind not in NOT_RUN}))
-def test_every_block_is_run_by_a_test_or_marked_as_something_else(page, kind):
-    if page in RUN_BY:
-        test, kinds = RUN_BY[page]
-        assert kind in kinds
-        assert os.path.basename(page) in (ROOT / "tests" / "pages" / test).read_text(encoding="utf-8")
-    else:
-        assert kind == "sh" or (page, kind) == ("docs/testing.md", "toml")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_by_a_test_or_marked_as_something_else(page):
+    kinds = {kind for name, kind, _ in BLOCKS if name == page}
+    assert kinds <= RUN | NOT_RUN
+    assert page in RUN_ELSEWHERE or kinds <= {"sh"} | NOT_RUN
 
 
 def collected(arguments):
@@ -106,22 +104,18 @@ def test_a_command_for_those_who_work_on_the_package_names_what_there_is(page, l
 
 def as_in_continuous_integration(program, arguments):
     """Whether .ci/run does the same, so that somebody notices when it is wrong."""
-    script = ROOT / ".ci" / "run"
-    if not script.exists():
-        pytest.skip("no .ci/run")
-    if program == "run":  # a part of itself
-        same = f"\n{arguments[0]}() {{\n"
+    if program == "bash":  # that script itself
+        [same] = arguments
     elif program == "python":  # -m pip install
         group = arguments[arguments.index("--group") + 1]
         same = f"environment {group} --group {group}"
     else:
         same = " ".join([f'bin/{program}"', *arguments])
-    return same in script.read_text(encoding="utf-8")
+    return same in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_test_that_is_named_exists(page):
-    tests = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("*/test_*.py")}
-    functions = re.findall(r"^def (test_\w+)", "\n".join(tests.values()), re.MULTILINE)
-    named = set(re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+)(?:\.py)?`", TEXT[page]))
-    assert named <= {*tests, *functions}
+    functions = re.findall(r"^def (test_\w+)", "\n".join(TESTS.values()), re.MULTILINE)
+    named = re.findall(r"`(?:tests/\w+/)?(test_\w+)(\.py)?`", TEXT[page])
+    assert {name for name, _ in named} <= {*functions, *(name[: -len(".py")] for name in TESTS)}

@@ -1,8 +1,8 @@
-"""A tag that says something else than the package, or that the changelog does not explain, is no release."""
+"""A tag is released only if the version, the changelog and the README's links go with it."""
 
 import pytest
 
-from check_tag import ROOT, entry_of
+from check_tag import ROOT, entry_of, refuse_relative_links
 
 PYPROJECT = '[project]\nname = "x"\nversion = "1.2.0"\n'
 
@@ -22,7 +22,7 @@ def test_a_tag_that_is_not_the_version_is_refused(tag):
     "changelog",
     [
         "## 1.1.0 - 2025-01-02\n\n- old\n",
-        "## 1.2.0\n\n- no date\n",
+        "## 1.2.0 - unreleased\n\n- no date\n",
         "## 1.2.0 - 2026-01-02\n\n## 1.1.0 - 2025-01-02\n\n- old\n",
         "## 1x2.0 - 2026-01-02\n\n- other\n",
         "The next one will be\n\n    ## 1.2.0 - 2026-01-02\n\n- indented\n",
@@ -33,7 +33,17 @@ def test_a_version_without_an_entry_is_refused(changelog):
         entry_of("v1.2.0", PYPROJECT, changelog)
 
 
-def test_the_newest_entry_of_the_changelog_is_well_formed():
-    changelog = (ROOT / "docs" / "changelog.md").read_text("utf-8")
+def test_the_newest_entry_of_the_changelog_is_well_formed_once_it_has_a_date():
+    changelog = (ROOT / "docs" / "changelog.md").read_text("utf-8").replace("- unreleased\n", "- 2026-01-02\n")
     version = changelog.partition("\n## ")[2].split(" ")[0]
     assert entry_of(f"v{version}", f'version = "{version}"', changelog)
+
+
+@pytest.mark.parametrize("link", ["docs/index.md", "LICENSE", "/docs", "docs/index.md#top"])
+def test_a_readme_with_a_link_that_an_index_does_not_follow_is_refused(link):
+    with pytest.raises(ValueError, match="relative"):
+        refuse_relative_links(f"Start [here](https://example.org/a) or [there]({link}).")
+
+
+def test_a_readme_whose_links_work_from_anywhere_is_not_refused():
+    refuse_relative_links("[Here](https://example.org/a.md#top), ![chart](https://example.org/a.svg), [up](#top)")

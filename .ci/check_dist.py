@@ -1,19 +1,21 @@
-"""Refuse a wheel that would install anything but this package, its licence and its metadata.
+"""Refuse a wheel that would install anything but this package, and an sdist that is not what git tracks.
 
-    python .ci/check_wheel.py dist/unixsock-0.1.0-py3-none-any.whl
+    python .ci/check_dist.py dist/unixsock-0.1.0-py3-none-any.whl dist/unixsock-0.1.0.tar.gz
 
-Run by .ci/run on what it has built. Prints what is in the wheel.
+Run by .ci/run, in a clone, on what it has built. Prints what is in the wheel.
 """
 
 import email
+import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def check(wheel):
+def check_wheel(wheel):
     name, version, *tags = wheel.stem.split("-")
     assert (name, tags) == ("unixsock", ["py3", "none", "any"]), wheel.name
     with zipfile.ZipFile(wheel) as archive:
@@ -39,6 +41,19 @@ def check(wheel):
     assert files == expected
 
 
+def check_sdist(sdist):
+    top = sdist.name[: -len(".tar.gz")] + "/"
+    with tarfile.open(sdist) as archive:
+        files = {entry.name: archive.extractfile(entry).read() for entry in archive if not entry.isdir()}
+    assert all(name.startswith(top) for name in files)
+    del files[f"{top}PKG-INFO"]  # made by the build; the wheel's check has read the same as METADATA
+
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
+    expected = {top + name: (ROOT / name).read_bytes() for name in tracked}
+    assert files.keys() == expected.keys(), files.keys() ^ expected.keys()
+    assert files == expected
+
+
 def print_listing(wheel):
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
@@ -47,6 +62,7 @@ def print_listing(wheel):
 
 
 if __name__ == "__main__":
-    [path] = map(Path, sys.argv[1:])
-    print_listing(path)
-    check(path)
+    built_wheel, built_sdist = map(Path, sys.argv[1:])
+    print_listing(built_wheel)
+    check_wheel(built_wheel)
+    check_sdist(built_sdist)
