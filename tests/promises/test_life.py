@@ -2,26 +2,31 @@
 
 import os
 import socket
-import stat
 
 import pytest
 
 import unixsock
+from observed import assert_serves, each_type, mode_of, refused, start_and_close
 
 
-def test_a_stream_socket_comes_back_bound_and_listening_and_serves(path):
-    sock, guard = unixsock.bind_exclusive(path)
-    with guard, socket.socket(socket.AF_UNIX) as client:
+@each_type
+def test_a_socket_comes_back_bound_listening_if_it_can_and_serves(path, kind):
+    sock, guard = unixsock.bind_exclusive(path, type=kind)
+    with guard:
         assert type(sock) is socket.socket
+        assert sock.type == kind
         assert sock.getsockname() == path
-        client.connect(guard.address)
-        served, _ = sock.accept()
-        with served:
-            client.sendall(b"ping")
-            assert served.recv(4) == b"ping"
+        assert sock.gettimeout() is None
+        assert_serves(sock, kind, guard.address)
 
 
-def test_close_removes_the_name_and_keeps_the_lock_file(path):
+def test_a_second_start_is_refused(path):
+    with unixsock.bind_exclusive(path)[1] as guard:
+        refused(path)
+        assert not guard.closed
+
+
+def test_close_removes_the_name_and_keeps_the_lock_file_empty_and_for_its_owner_alone(path):
     sock, guard = unixsock.bind_exclusive(path)
     inode = os.stat(guard.lock_path).st_ino
     guard.close()
@@ -30,22 +35,12 @@ def test_close_removes_the_name_and_keeps_the_lock_file(path):
     assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
     assert os.stat(guard.lock_path).st_ino == inode
     assert os.path.getsize(guard.lock_path) == 0
+    assert mode_of(guard.lock_path) == 0o600
 
 
-def test_the_lock_file_is_made_for_its_owner_alone(path):
-    with unixsock.bind_exclusive(path)[1] as guard:
-        assert stat.S_IMODE(os.stat(guard.lock_path).st_mode) == 0o600
-
-
-def test_close_can_be_called_again(path):
+def test_a_closed_guard_can_be_closed_again_and_not_be_used(path):
     _, guard = unixsock.bind_exclusive(path)
     guard.close()
-    guard.close()
-    assert guard.closed
-
-
-def test_a_closed_guard_refuses_to_be_used(path):
-    _, guard = unixsock.bind_exclusive(path)
     guard.close()
     with pytest.raises(ValueError, match="closed"):
         guard.fileno()
@@ -64,7 +59,7 @@ def test_the_with_statement_closes_also_when_its_body_raises(path):
 
 def test_the_name_can_be_bound_again_at_once_a_hundred_times(path):
     for _ in range(100):
-        unixsock.bind_exclusive(path)[1].close()
+        start_and_close(path)
 
 
 def test_both_descriptors_are_close_on_exec(path):

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import runpy
 import socket
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 
 import unixsock
-from children import Child, ChildError
+from children import Child
+from observed import imported_anew, raised_by, reaches, refused, start_and_close
 
 LIMIT = 107 if sys.platform == "linux" else 103
-
-needs_bytes_names = pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 here")
 
 
 class Named:
@@ -29,13 +27,11 @@ class Named:
 
 @pytest.mark.parametrize("given_as", [str, os.fsencode, Path, Named, lambda path: Named(os.fsencode(path))])
 def test_a_path_comes_as_str_bytes_or_pathlike_and_the_guard_answers_in_str(path, given_as):
-    given = given_as(path)
-    sock, guard = unixsock.bind_exclusive(given)
-    with guard, socket.socket(socket.AF_UNIX) as client:
+    sock, guard = unixsock.bind_exclusive(given_as(path))
+    with guard:
         assert (guard.address, guard.lock_path) == (path, path + ".lock")
-        client.connect(guard.address)
-        sock.accept()[0].close()
-    assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
+        assert reaches(guard.address, sock)
+    start_and_close(path)
 
 
 def test_an_odd_kind_of_str_comes_back_as_a_plain_one(path):
@@ -52,21 +48,21 @@ def test_an_odd_kind_of_str_comes_back_as_a_plain_one(path):
         assert type(guard.address) is type(guard.lock_path) is str
 
 
-@needs_bytes_names
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 here")
 def test_a_name_that_is_not_utf_8_is_the_same_as_bytes_and_as_surrogates(directory):
     encoded = os.fsencode(directory) + b"/\xff\xfe.sock"
-    for given, other in [(encoded, os.fsdecode(encoded)), (os.fsdecode(encoded), encoded)]:
-        _, guard = unixsock.bind_exclusive(given)
-        with guard, socket.socket(socket.AF_UNIX) as client:
-            assert guard.address == os.fsdecode(given)
-            client.connect(guard.address)
-            with pytest.raises(unixsock.AddressInUseError) as refusal:
-                unixsock.bind_exclusive(other)
-            assert refusal.value.filename == os.fsdecode(other)
+    decoded = os.fsdecode(encoded)
+    for given, other in [(encoded, decoded), (decoded, encoded)]:
+        sock, guard = unixsock.bind_exclusive(given)
+        with guard:
+            assert guard.address == decoded
+            assert reaches(guard.address, sock)
+            assert refused(other).filename == decoded
         assert os.listdir(os.fsencode(directory)) == [b"\xff\xfe.sock.lock"]
 
 
-def test_a_relative_path_is_joined_to_the_working_directory_once(directory, monkeypatch):
+@pytest.mark.parametrize("given", ["a.sock", "./a.sock", b"./a.sock"])
+def test_a_relative_path_is_joined_to_the_working_directory_once(directory, monkeypatch, given):
     here, there = directory / "here", directory / "there"
     here.mkdir()
     there.mkdir()
@@ -74,60 +70,43 @@ def test_a_relative_path_is_joined_to_the_working_directory_once(directory, monk
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind("a.sock")
         stranger.listen()
-        inode = os.lstat("a.sock").st_ino
         monkeypatch.chdir(here)
-        sock, guard = unixsock.bind_exclusive("a.sock", mode=0o600)
-        assert guard.address == os.path.join(os.getcwd(), "a.sock")
+        sock, guard = unixsock.bind_exclusive(given, mode=0o600)
+        assert guard.address == os.path.join(os.getcwd(), os.fsdecode(given))
         assert guard.lock_path == guard.address + ".lock"
         monkeypatch.chdir(there)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(guard.address)
-            sock.accept()[0].close()
+        assert reaches(guard.address, sock)
         guard.close()
         assert os.listdir(here) == ["a.sock.lock"]
         assert os.listdir(there) == ["a.sock"]
-        assert os.lstat("a.sock").st_ino == inode
-
-
-def test_a_relative_path_in_bytes_becomes_absolute(directory, monkeypatch):
-    monkeypatch.chdir(directory)
-    with unixsock.bind_exclusive(b"./a.sock")[1] as guard:
-        assert guard.address == os.getcwd() + "/./a.sock"
-        assert guard.lock_path == guard.address + ".lock"
+        assert reaches("a.sock", stranger)
 
 
 def test_a_path_as_long_as_the_kernel_takes_is_bound(directory):
     path = padded(directory, LIMIT)
     sock, guard = unixsock.bind_exclusive(path, mode=0o600)
-    with guard, socket.socket(socket.AF_UNIX) as client:
-        client.connect(guard.address)
-        sock.accept()[0].close()
+    with guard:
+        assert reaches(path, sock)
     assert os.listdir(directory) == [os.path.basename(path) + ".lock"]
 
 
 @pytest.mark.parametrize(("system", "limit"), [("linux", 107), ("darwin", 103), ("freebsd14", 103), ("openbsd7", 103)])
-def test_the_limit_is_that_of_the_systems_sun_path(system, limit, monkeypatch):
+def test_the_limit_is_that_of_the_systems_sun_path(directory, system, limit, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", system)
-        assert runpy.run_path(unixsock._arguments.__file__)["PATH_LIMIT"] == limit
+        package = imported_anew(patch)
+        with pytest.raises(OSError, match=rf"\b{limit + 1} bytes.*\b{limit}\b"):
+            package.bind_exclusive(padded(directory, limit + 1))
+        package.bind_exclusive(padded(directory, limit))[1].close()
 
 
 @pytest.mark.parametrize("given_as", [str, os.fsencode])
-def test_one_byte_more_is_refused_with_its_length_and_the_limit(directory, given_as):
-    given = given_as(padded(directory, LIMIT + 1))
-    with pytest.raises(OSError, match=rf"\b{LIMIT + 1} bytes.*\b{LIMIT}\b") as refusal:
-        unixsock.bind_exclusive(given)
-    assert refusal.value.errno == errno.ENAMETOOLONG
-    assert refusal.value.filename == os.fsdecode(given)
-    assert os.listdir(directory) == []
-
-
-def test_the_limit_counts_bytes_not_characters(directory):
-    given = str(directory / ("é" * (LIMIT - len(str(directory)) - 1)))
-    assert len(given) == LIMIT
-    with pytest.raises(OSError, match=rf"\b{len(os.fsencode(given))} bytes") as refusal:
-        unixsock.bind_exclusive(given)
-    assert refusal.value.errno == errno.ENAMETOOLONG
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_a_longer_path_is_refused_with_its_length_in_bytes_and_the_limit(directory, given_as, letter):
+    path = padded(directory, LIMIT if letter == "é" else LIMIT + 1, letter)
+    with pytest.raises(OSError, match=rf"\b{len(os.fsencode(path))} bytes.*\b{LIMIT}\b") as refusal:
+        unixsock.bind_exclusive(given_as(path))
+    assert (refusal.value.errno, refusal.value.filename) == (errno.ENAMETOOLONG, path)
     assert os.listdir(directory) == []
 
 
@@ -135,11 +114,9 @@ def test_a_relative_path_may_be_too_long_in_its_absolute_form_alone(directory, m
     deep = directory / ("d" * LIMIT)
     deep.mkdir()
     monkeypatch.chdir(deep)
-    length = len(os.getcwdb()) + len(b"/a.sock")
-    with pytest.raises(OSError, match=rf"\b{length} bytes.*\b{LIMIT}\b") as refusal:
+    with pytest.raises(OSError, match=rf"\b{len(os.getcwdb()) + 7} bytes.*\b{LIMIT}\b") as refusal:
         unixsock.bind_exclusive("a.sock")
-    assert refusal.value.errno == errno.ENAMETOOLONG
-    assert refusal.value.filename == str(deep / "a.sock")
+    assert (refusal.value.errno, refusal.value.filename) == (errno.ENAMETOOLONG, str(deep / "a.sock"))
     assert os.listdir(deep) == []
 
 
@@ -163,9 +140,7 @@ def test_two_spellings_of_a_directory_meet_at_one_lock(directory, spelling):
     (directory / "real").mkdir()
     (directory / "link").symlink_to("real")
     with unixsock.bind_exclusive(directory / "real" / "a.sock")[1]:
-        with pytest.raises(unixsock.AddressInUseError, match="taken by") as refusal:
-            unixsock.bind_exclusive(f"{directory}/{spelling}")
-        assert refusal.value.filename == f"{directory}/{spelling}"
+        assert refused(f"{directory}/{spelling}").filename == f"{directory}/{spelling}"
     assert os.listdir(directory / "real") == ["a.sock.lock"]
 
 
@@ -178,11 +153,8 @@ def test_without_a_working_directory_a_relative_path_is_refused_and_an_absolute_
     (directory / "gone").mkdir()
     with Child() as child:
         child.do("os.chdir(gone); os.rmdir(gone)", gone=str(directory / "gone"))
-        with pytest.raises(ChildError, match=r"No such file or directory: 'a\.sock'") as refusal:
-            child.do("unixsock.bind_exclusive('a.sock')")
-        assert refusal.value.kind == "FileNotFoundError"
-        child.do("sock, guard = unixsock.bind_exclusive(path, mode=0o600)", path=path)
-        child.do("guard.close()")
+        assert raised_by(child, "a.sock") == ("FileNotFoundError", errno.ENOENT, "a.sock")
+        child.do("unixsock.bind_exclusive(path, mode=0o600)[1].close()", path=path)
     assert os.listdir(directory) == ["a.sock.lock"]
 
 
@@ -194,34 +166,22 @@ def test_what_is_no_path_is_a_type_error(directory, monkeypatch, given):
     assert os.listdir(directory) == []
 
 
-@pytest.mark.parametrize("given", ["", b"", Named("")])
-def test_an_empty_path_is_refused(given):
-    with pytest.raises(ValueError, match="empty"):
-        unixsock.bind_exclusive(given)
+WRONG = {
+    "empty": ["", b"", Named("")],
+    "bind_abstract": ["\0name", b"\0name", "a\0.sock", b"a.sock\0", "\0"],
+    "file name": ["sub/", "sub//", "sub/.", "sub/..", ".", "..", "/", b"sub/", b"..", Path(".")],
+    "surrogates": ["\ud800.sock"],
+}
 
 
-@pytest.mark.parametrize("given", ["\0name", b"\0name", "a\0.sock", b"a.sock\0", "\0"])
-def test_a_nul_is_refused_with_a_pointer_to_abstract_names(directory, monkeypatch, given):
-    monkeypatch.chdir(directory)
-    with pytest.raises(ValueError, match="bind_abstract"):
-        unixsock.bind_exclusive(given)
-    assert os.listdir(directory) == []
-
-
-@pytest.mark.parametrize("given", ["sub/", "sub//", "sub/.", "sub/..", ".", "..", "/", b"sub/", b"..", Path(".")])
-def test_a_path_that_ends_in_no_file_name_is_refused(directory, monkeypatch, given):
+@pytest.mark.parametrize(("why", "given"), [(why, given) for why, group in WRONG.items() for given in group])
+def test_what_names_no_file_is_refused_with_the_reason(directory, monkeypatch, why, given):
     (directory / "sub").mkdir()
     monkeypatch.chdir(directory)
-    with pytest.raises(ValueError, match="file name"):
+    with pytest.raises(ValueError, match=why):
         unixsock.bind_exclusive(given)
     assert os.listdir(directory) == ["sub"]
     assert os.listdir(directory / "sub") == []
-
-
-def test_a_str_that_no_file_name_can_be_made_of_is_refused(directory):
-    with pytest.raises(ValueError, match="surrogates"):
-        unixsock.bind_exclusive(f"{directory}/\ud800.sock")
-    assert os.listdir(directory) == []
 
 
 @pytest.mark.parametrize("name", ["...", "..a", "a.", " ", "\n", "-", "é"])
@@ -230,6 +190,6 @@ def test_an_odd_file_name_is_a_file_name(directory, name):
         assert sorted(os.listdir(directory)) == [name, name + ".lock"]
 
 
-def padded(directory, length):
-    """A path in `directory` that has `length` bytes."""
-    return f"{directory}/".ljust(length, "a")
+def padded(directory, length, letter="a"):
+    """A path in `directory` that has `length` characters."""
+    return f"{directory}/".ljust(length, letter)

@@ -5,32 +5,16 @@ import math
 import os
 import signal
 import socket
+import time
 
 import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import open_descriptors
-from unixsock import _bind
+from observed import BIND, BOUND, open_descriptors, reaches, refused, start_and_close
+from system_calls import before, intercepted
 
-
-class Clock:
-    """Time as the library sees it: it passes in sleep() only. `pauses` has what was slept."""
-
-    def __init__(self, meanwhile=None):
-        """Call `meanwhile()` in each sleep."""
-        self.now = 1000.0
-        self.pauses = []
-        self._meanwhile = meanwhile
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
-        if self._meanwhile:
-            self._meanwhile()
+LONGEST_PAUSE = 0.05
 
 
 @pytest.fixture
@@ -41,72 +25,73 @@ def owned(path):
 
 
 @pytest.fixture
-def lookups(monkeypatch):
-    """Each lookup of an owner's pid."""
-    seen = []
-    owner_pid = _bind.owner_pid
+def clock(monkeypatch):
+    """Time as the library sees it: it passes in sleep() only, which calls clock.meanwhile()."""
 
-    def counted(lock_path):
-        seen.append(lock_path)
-        return owner_pid(lock_path)
+    class Clock:
+        now = 1000.0
+        pauses = ()
+        meanwhile = staticmethod(lambda: None)
 
-    monkeypatch.setattr(_bind, "owner_pid", counted)
-    return seen
+    def sleep(seconds):
+        Clock.pauses += (seconds,)
+        Clock.now += seconds
+        Clock.meanwhile()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: Clock.now)
+        patch.setattr(time, "sleep", sleep)
+        yield Clock
 
 
-def test_who_does_not_wait_tries_once(path, owned, monkeypatch):
-    monkeypatch.setattr(_bind, "time", clock := Clock())
+def test_who_does_not_wait_tries_once(path, owned, clock):
     for timeout in ({}, {"timeout": 0}, {"timeout": -0.0}):
-        with pytest.raises(unixsock.AddressInUseError):
-            unixsock.bind_exclusive(path, **timeout)
-    assert clock.pauses == []
+        refused(path, **timeout)
+    assert clock.pauses == ()
 
 
-def test_pauses_double_to_50_ms_and_the_last_one_ends_with_the_time(path, owned, monkeypatch):
-    monkeypatch.setattr(_bind, "time", clock := Clock())
-    with pytest.raises(unixsock.AddressInUseError):
-        unixsock.bind_exclusive(path, timeout=0.18)
-    assert clock.pauses == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.017])
-    assert clock.now == pytest.approx(1000.18)
+@pytest.mark.parametrize(
+    ("timeout", "pauses"),
+    [(0.18, [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.017]), (0.0005, [0.0005])],
+)
+def test_pauses_double_up_to_the_longest_and_the_last_one_ends_with_the_time(path, owned, clock, timeout, pauses):
+    refused(path, timeout=timeout)
+    assert clock.pauses == pytest.approx(pauses)
+    assert clock.now == pytest.approx(1000 + timeout)
 
 
-def test_a_pause_is_never_longer_than_the_time_that_is_left(path, owned, monkeypatch):
-    monkeypatch.setattr(_bind, "time", clock := Clock())
-    with pytest.raises(unixsock.AddressInUseError):
-        unixsock.bind_exclusive(path, timeout=0.0005)
-    assert clock.pauses == pytest.approx([0.0005])
-
-
-def test_the_last_try_comes_after_the_last_pause(path, owned, monkeypatch):
-    monkeypatch.setattr(_bind, "time", clock := Clock(meanwhile=owned.close))
-    unixsock.bind_exclusive(path, timeout=0.0005)[1].close()
+def test_the_last_try_comes_after_the_last_pause(path, owned, clock):
+    clock.meanwhile = owned.close
+    start_and_close(path, timeout=0.0005)
     assert len(clock.pauses) == 1
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 10**300])
-def test_without_a_limit_it_never_gives_up(path, owned, monkeypatch, timeout):
-    clock = Clock(meanwhile=lambda: len(clock.pauses) == 200 and owned.close())
-    monkeypatch.setattr(_bind, "time", clock)
-    unixsock.bind_exclusive(path, timeout=timeout)[1].close()
+def test_without_a_limit_it_never_gives_up(path, owned, clock, timeout):
+    clock.meanwhile = lambda: len(clock.pauses) == 200 and owned.close()
+    start_and_close(path, timeout=timeout)
     assert len(clock.pauses) == 200
-    assert max(clock.pauses) == 0.05
+    assert max(clock.pauses) == LONGEST_PAUSE
 
 
-def test_the_owner_is_looked_up_once_when_giving_up(path, owned, monkeypatch, lookups):
-    monkeypatch.setattr(_bind, "time", clock := Clock())
-    with pytest.raises(unixsock.AddressInUseError):
-        unixsock.bind_exclusive(path, timeout=5)
-    assert len(clock.pauses) > 100
-    assert lookups == [owned.lock_path]
+def test_the_owner_is_looked_up_when_giving_up_and_not_before(path, owned):
+    def note(call):
+        seen.append("lookup" if call.args[:1] == ("/proc/locks",) else "pause" if call.name == "time.sleep" else None)
+        return call.run()
+
+    seen = []
+    with intercepted(note):
+        refused(path, timeout=0.02)
+        assert [event for event in seen if event][-2:] == ["pause", "lookup"]
+        assert seen.count("lookup") == 1
+        seen.clear()
+        with before("time.sleep", lambda _: owned.close()):
+            start_and_close(path, timeout=20)
+    assert "pause" in seen
+    assert "lookup" not in seen
 
 
-def test_the_owner_is_not_looked_up_when_waiting_helped(path, owned, monkeypatch, lookups):
-    monkeypatch.setattr(_bind, "time", Clock(meanwhile=owned.close))
-    unixsock.bind_exclusive(path, timeout=5)[1].close()
-    assert lookups == []
-
-
-def test_nothing_is_held_between_two_tries(directory, path, monkeypatch):
+def test_nothing_is_held_between_two_tries(directory, path, clock):
     # The server is without the lock, so that each try takes the lock before it fails.
     def look():
         descriptors.append(open_descriptors())
@@ -115,64 +100,60 @@ def test_nothing_is_held_between_two_tries(directory, path, monkeypatch):
         standing.append(sorted(os.listdir(directory)))
 
     descriptors, standing = [], []
-    monkeypatch.setattr(_bind, "time", Clock(meanwhile=look))
+    clock.meanwhile = look
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        before = open_descriptors()
-        with pytest.raises(unixsock.AddressInUseError) as refusal:
-            unixsock.bind_exclusive(path, timeout=0.05)
-    assert refusal.value.owner_pid is None
+        held = open_descriptors()
+        refused(path, BOUND, timeout=0.05)
     assert len(descriptors) > 3
-    assert all(held == before for held in descriptors)
+    assert all(seen == held for seen in descriptors)
     assert all(names == ["a.sock", "a.sock.lock"] for names in standing)
 
 
-def test_a_server_without_the_lock_is_waited_for_too(path, monkeypatch):
+def test_a_server_without_the_lock_is_waited_for_too(path, clock):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        clock = Clock(meanwhile=lambda: len(clock.pauses) == 3 and server.close())
-        monkeypatch.setattr(_bind, "time", clock)
-        unixsock.bind_exclusive(path, timeout=None)[1].close()
+        clock.meanwhile = lambda: len(clock.pauses) == 3 and server.close()
+        start_and_close(path, timeout=None)
     assert len(clock.pauses) == 3
 
 
-def test_only_an_owner_is_waited_for(directory, path, monkeypatch):
-    monkeypatch.setattr(_bind, "time", clock := Clock())
+def test_only_an_owner_is_waited_for(directory, path, clock):
     (directory / "a.sock").write_text("precious")
     with pytest.raises(FileExistsError):
         unixsock.bind_exclusive(path, timeout=None)
     with pytest.raises(FileNotFoundError):
         unixsock.bind_exclusive(directory / "missing" / "a.sock", timeout=None)
-    assert clock.pauses == []
+    assert clock.pauses == ()
 
 
-# From here on: real time, real processes.
+# From here on: real time, real processes. What is printed into the FIFO says that the child is in its first pause.
 
 WAIT = """
-import unixsock._bind, time
-
-def sleep(seconds, sleep=time.sleep):
+import time
+from observed import open_descriptors
+sleep = time.sleep
+def first(seconds):
     with open(asleep, "w"):
         pass  # the test has met us here
-    unixsock._bind.time.sleep = sleep
-    sleep({pause})
-
-unixsock._bind.time.sleep = sleep
-before = os.listdir("/dev/fd")
+    time.sleep = sleep
+    sleep(pause or seconds)
+time.sleep = first
+before = open_descriptors()
 sock, guard = unixsock.bind_exclusive(path, timeout=timeout)
 """
 
 
 @pytest.fixture
 def waiter(directory, path):
-    """A child and what makes it wait for the path; it goes on once the child is in its first pause."""
+    """What makes a child wait for the path; it goes on once the child is in its first pause."""
     fifo = str(directory / "asleep")
     os.mkfifo(fifo)
     with Child() as child:
 
-        def wait(timeout, pause="seconds"):
-            child.start(WAIT.format(pause=pause), path=path, timeout=timeout, asleep=fifo)
+        def wait(timeout, pause=None):
+            child.start(WAIT, path=path, timeout=timeout, pause=pause, asleep=fifo)
             with open(fifo) as asleep:
                 asleep.read()
             os.unlink(fifo)
@@ -183,45 +164,35 @@ def waiter(directory, path):
 
 def test_who_waits_gives_up_when_the_time_is_over(directory, path, owned, waiter):
     child = waiter(timeout=0.1)
-    with pytest.raises(ChildError, match=rf"taken by pid {os.getpid()}|taken by another") as refusal:
+    with pytest.raises(ChildError, match="taken by") as refusal:
         child.answer()
     assert refusal.value.kind == "AddressInUseError"
     assert sorted(os.listdir(directory)) == ["a.sock", "a.sock.lock"]
 
 
 @pytest.mark.parametrize("timeout", [None, 30])
-def test_who_waits_gets_the_address_when_the_owner_leaves(path, owned, waiter, timeout):
-    child = waiter(timeout=timeout)
-    assert child.still_busy()
-    owned.close()
-    child.answer()
-    assert child.value("guard.closed") is False
-    child.do("guard.close()")
-
-
-def test_who_waits_gets_the_address_when_the_owner_is_killed(directory, path, waiter):
+@pytest.mark.parametrize("leave", [lambda owner: owner.do("guard.close()"), Child.kill], ids=["closes", "is killed"])
+def test_who_waits_gets_the_address_when_the_owner_leaves(path, waiter, timeout, leave):
     with Child() as owner:
-        owner.do("held = unixsock.bind_exclusive(path)", path=path)
-        child = waiter(timeout=None)
+        owner.do(BIND, path=path)
+        child = waiter(timeout=timeout)
         assert child.still_busy()
-        owner.kill()
+        leave(owner)
         child.answer()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
+        assert reaches(path, child)
         child.do("guard.close()")
-    assert os.listdir(directory) == ["a.sock.lock"]
+    assert not os.path.exists(path)
 
 
 def test_ctrl_c_ends_the_wait_and_nothing_is_left_of_it(directory, path, owned, waiter):
     # One long pause in place of many short ones: the signal comes while it sleeps.
-    child = waiter(timeout=None, pause="60")
+    child = waiter(timeout=None, pause=60)
     os.kill(child.pid, signal.SIGINT)
     with pytest.raises(ChildError) as interrupt:
         child.answer()
     assert interrupt.value.kind == "KeyboardInterrupt"
     assert "During handling" not in str(interrupt.value)
-    assert child.value("os.listdir('/dev/fd') == before")
+    assert child.value("open_descriptors() == before")
     assert sorted(os.listdir(directory)) == ["a.sock", "a.sock.lock"]
     owned.close()
-    child.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
-    child.do("guard.close()")
+    start_and_close(path)

@@ -2,74 +2,47 @@
 
 import errno
 import os
-import socket
+import re
 import sys
 
 import pytest
 
 import unixsock
 from children import Child, ChildError
+from observed import BIND, each_type, on_linux, reaches, refused, standing, start_and_close
+from system_calls import instead
 
-BIND = "sock, guard = unixsock.bind_exclusive(path)"
+# proc_ns.h: the first pid namespace has this inode.
+IN_FIRST_PID_NAMESPACE = sys.platform == "linux" and os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
 
 
 def told(pid):
-    """The owner that a refused start is told: `pid` where the system has /proc/locks."""
-    return pid if sys.platform == "linux" else None
+    """The owner's pid that a refusal has: `pid` where the system has /proc/locks."""
+    return pid if os.path.exists("/proc/locks") else None
 
 
-def refused(path):
-    """The error that a new start meets."""
-    with pytest.raises(unixsock.AddressInUseError) as caught:
-        unixsock.bind_exclusive(path)
-    return caught.value
-
-
-def test_another_process_is_refused_and_told_the_owners_pid(path):
+def test_another_process_is_refused_told_the_owners_pid_and_leaves_everything_as_it_is(directory, path):
     with Child() as first:
         first.do(BIND, path=path)
+        before = standing(directory)
         error = refused(path)
         assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, told(first.pid))
-        assert (f"taken by pid {first.pid}" in str(error)) == (told(first.pid) is not None)
-
-
-def test_the_same_process_is_refused_and_told_its_own_pid(path):
-    with unixsock.bind_exclusive(path)[1]:
-        assert refused(path).owner_pid == told(os.getpid())
-        assert refused(path).owner_pid == told(os.getpid())  # the first refusal has not closed the lock
-
-
-@pytest.mark.parametrize("type", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_second_owner_of_either_type_is_refused(path, type):  # noqa: A002 - as bind_exclusive calls it
-    with unixsock.bind_exclusive(path)[1], pytest.raises(unixsock.AddressInUseError) as caught:
-        unixsock.bind_exclusive(path, type=type)
-    assert caught.value.owner_pid == told(os.getpid())
-
-
-def test_two_spellings_of_a_directory_meet_at_one_lock(path, directory, monkeypatch):
-    alias = directory / "alias"
-    alias.symlink_to(directory)
-    monkeypatch.chdir(directory)
-    with unixsock.bind_exclusive(path)[1]:
-        for spelling in (alias / "a.sock", alias / ".." / directory.name / "a.sock", "a.sock", os.fsencode(path)):
-            error = refused(spelling)
-            assert error.owner_pid == told(os.getpid())
-            assert error.filename == os.path.join(os.getcwd(), os.fsdecode(spelling))
-
-
-def test_the_first_is_left_untouched(path):
-    with Child() as first:
-        first.do(BIND, path=path)
-        before = {entry.name: entry.stat() for entry in os.scandir(os.path.dirname(path))}
-        refused(path)
-        assert {entry.name: entry.stat() for entry in os.scandir(os.path.dirname(path))} == before
+        assert bool(re.search(rf"\bpid {first.pid}\b", error.strerror)) == (error.owner_pid is not None)
+        assert (error.__cause__, error.__suppress_context__) == (None, True)
+        assert standing(directory) == before
         first.do("sock.settimeout(0)")
         with pytest.raises(ChildError, match="BlockingIOError"):
             first.do("sock.accept()")  # no phantom client waits there
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-            first.do("with sock.accept()[0] as served: served.sendall(b'still here')")
-            assert client.recv(16) == b"still here"
+        assert reaches(path, first)
+
+
+@each_type
+def test_the_same_process_is_refused_and_told_its_own_pid(path, kind):
+    with unixsock.bind_exclusive(path)[1] as guard:
+        assert refused(path, type=kind).owner_pid == told(os.getpid())
+        assert refused(os.fsencode(path)).owner_pid == told(os.getpid())  # the first refusal has not closed the lock
+        assert not guard.closed
+    start_and_close(path)
 
 
 def test_after_a_fork_the_owner_is_who_took_the_lock(path):
@@ -79,10 +52,47 @@ def test_after_a_fork_the_owner_is_who_took_the_lock(path):
             taker.do("guard.close()")
             assert refused(path).owner_pid == told(taker.pid)
             taker.kill()
-            # In a pid namespace of its own the kernel has forgotten the number of a process that is gone.
-            assert refused(path).owner_pid in (told(taker.pid), None)
+            # In a pid namespace other than the first, a process that has ended has no number any more.
+            assert refused(path).owner_pid == (told(taker.pid) if IN_FIRST_PID_NAMESPACE else None)
 
 
-def test_two_paths_have_two_owners(path):
-    with unixsock.bind_exclusive(path)[1], unixsock.bind_exclusive(path + "2")[1] as other:
-        assert os.path.exists(other.address)
+# Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.
+OTHER_LOCKS = [
+    "DELEG  ACTIVE    READ  4241 {device}:{inode}",
+    "POSIX  ADVISORY  WRITE 4241 {device}:{inode}",
+    "-> FLOCK  ADVISORY  WRITE 4241 {device}:{inode}",
+    "FLOCK  ADVISORY  WRITE 4241 {device}:{inode}0",
+    "FLOCK  ADVISORY  WRITE 4241 {device}:1{inode}",
+]
+
+
+def owner_by(directory, path, *lines):
+    """The owner's pid that a refusal has where the system's table has these lines; None stands for no table."""
+
+    def read_ours(call):
+        if call.args[0] == "/proc/locks":
+            call.args = (str(directory / "locks"), *call.args[1:])
+        return call.run()
+
+    with unixsock.bind_exclusive(path)[1] as guard:
+        file = os.stat(guard.lock_path)
+        where = {"device": f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}", "inode": file.st_ino}
+        if lines:
+            text = "".join(f"{number}: {line} 0 EOF\n".format(**where) for number, line in enumerate(lines))
+            (directory / "locks").write_text(text)
+        with instead("open", read_ours), instead("os.open", read_ours):
+            return refused(path).owner_pid
+
+
+@on_linux
+@pytest.mark.parametrize("other", OTHER_LOCKS)
+def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(directory, path, other):
+    elsewhere = "FLOCK  ADVISORY  WRITE 4240 00:00:0"
+    ours = f"FLOCK  ADVISORY  WRITE {os.getppid()} {{device}}:{{inode}}"
+    assert owner_by(directory, path, elsewhere, other, ours) == os.getppid()
+    assert owner_by(directory, path, elsewhere, other) is None
+
+
+@pytest.mark.parametrize("lines", [[], ["FLOCK  ADVISORY  WRITE 0 {device}:{inode}"]], ids=["no table", "no pid here"])
+def test_an_owner_that_the_system_does_not_report_is_not_named(directory, path, lines):
+    assert owner_by(directory, path, *lines) is None

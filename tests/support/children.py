@@ -24,11 +24,13 @@ PATIENCE = 20.0  # seconds
 
 
 class ChildError(Exception):
-    """What the child raised; `kind` is the name of its type."""
+    """What the child raised; `kind` is the name of its type. For an OSError, with its errno and filename."""
 
-    def __init__(self, kind, text):
+    def __init__(self, text, kind, number, filename):
         super().__init__(text)
         self.kind = kind
+        self.errno = number
+        self.filename = filename
 
 
 class Child:
@@ -69,9 +71,9 @@ class Child:
 
     def answer(self):
         self._await(self._channel)
-        kind, value = json.loads(self._lines.readline())
-        if kind is not None:
-            raise ChildError(kind, value)
+        value, *raised = json.loads(self._lines.readline())
+        if raised:
+            raise ChildError(*raised)
         return value
 
     def still_busy(self):
@@ -140,9 +142,10 @@ def _serve(channel, names):
             names.update(variables, _=None)
             try:
                 exec(code, names)
-                answer = [None, names["_"]]
+                answer = [names["_"]]
             except BaseException as error:
-                answer = [type(error).__name__, traceback.format_exc()]
+                of_system = [getattr(error, name, None) for name in ("errno", "filename")]
+                answer = [None, traceback.format_exc(), type(error).__name__, *of_system]
             channel.sendall(json.dumps(answer).encode() + b"\n")
     return None
 

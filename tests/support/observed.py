@@ -1,7 +1,101 @@
-"""What a test looks at from outside: which descriptors are open, and whether a socket serves."""
+"""What a test does to a path, and sees from outside: is it taken, who serves there, what stands there."""
 
+import importlib
 import os
+import select
 import socket
+import sys
+
+import pytest
+
+import unixsock
+from children import Child, ChildError
+
+TYPES = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
+if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets
+    TYPES.append(socket.SOCK_SEQPACKET)
+each_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+
+# What a Child is told to do.
+BIND = "sock, guard = unixsock.bind_exclusive(path)"
+
+# Why a start is refused: for the lock, or for a server without it. Both as the messages put it.
+TAKEN = "taken by"
+BOUND = "bound there"
+
+
+def refused(path, why=TAKEN, bind=unixsock.bind_exclusive, **options):
+    """The error that a new start meets."""
+    with pytest.raises(unixsock.AddressInUseError, match=why) as refusal:
+        bind(path, **options)
+    assert refusal.value.owner_pid is None or why == TAKEN
+    return refusal.value
+
+
+def raised_by(child, path, **options):
+    """The name, the errno and the filename of the error that a start of that Child meets."""
+    with pytest.raises(ChildError) as failure:
+        child.do("unixsock.bind_exclusive(path, **options)", path=path, options=options)
+    return failure.value.kind, failure.value.errno, failure.value.filename
+
+
+def start_and_close(path, **options):
+    """A new start succeeds, and its end leaves the lock file alone."""
+    unixsock.bind_exclusive(path, **options)[1].close()
+    assert not os.path.lexists(path)
+
+
+def reaches(path, server):
+    """Whether a client of `path` gets to `server`: a listening socket, or a Child that has one as `sock`."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        if isinstance(server, Child):
+            server.do("with sock.accept()[0] as served: served.sendall(str(os.getpid()).encode())")
+            return client.recv(16) == str(server.pid).encode()
+        return server in select.select([server], [], [], 0)[0]
+
+
+def assert_serves(sock, kind, address):
+    """It listens as its `kind` has it, and what a client sends to `address` arrives."""
+    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert bool(listening) == (kind != socket.SOCK_DGRAM)
+    with socket.socket(socket.AF_UNIX, kind) as client:
+        client.connect(address)
+        client.send(b"ping")
+        with sock.accept()[0] if listening else sock.dup() as served:
+            assert served.recv(4) == b"ping"
+
+
+def leave_stale(path, kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_UNIX, kind) as dead:
+        dead.bind(os.fspath(path))
+
+
+def standing(path):
+    """All that could change about a file, but for its access time; about what is in a directory, but for the lock."""
+    file = os.lstat(path)
+    seen = [
+        getattr(file, f"st_{name}") for name in ["ino", "mode", "nlink", "uid", "gid", "size", "mtime_ns", "ctime_ns"]
+    ]
+    if os.path.isdir(path) and not os.path.islink(path):
+        return {name: standing(os.path.join(path, name)) for name in os.listdir(path) if name != "a.sock.lock"}
+    return seen
+
+
+def mode_of(path):
+    """Its permission bits; None when nothing is there."""
+    try:
+        return os.lstat(path).st_mode & 0o7777
+    except FileNotFoundError:
+        return None
+
+
+def imported_anew(monkeypatch):
+    """The package, as one more copy, under what `monkeypatch` has changed so far."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "unixsock"]:
+        monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module("unixsock")
 
 
 def open_descriptors():
@@ -15,17 +109,3 @@ def open_descriptors():
             continue  # the descriptor of the listing itself
         found[number] = os.readlink(f"/proc/self/fd/{number}") if where.startswith("/proc") else ""
     return found
-
-
-def assert_serves(sock, kind, client, address):
-    """Whether it listens is as its `kind` has it, and what `client` sends to `address` arrives."""
-    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    assert bool(listening) == (kind != socket.SOCK_DGRAM)
-    client.connect(address)
-    client.send(b"ping")
-    if listening:
-        served, _ = sock.accept()
-        with served:
-            assert served.recv(4) == b"ping"
-    else:
-        assert sock.recv(4) == b"ping"
