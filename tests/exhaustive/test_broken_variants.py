@@ -91,7 +91,7 @@ VARIANTS = {
     ),
     "no second look": (
         "_socket_file.py",
-        "protocol/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_look_finds_them",
+        "protocol/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them",
         [
             (
                 "answer = _connect(path, socket.SOCK_STREAM)",
@@ -101,7 +101,7 @@ VARIANTS = {
     ),
     "ENOENT taken for stale": (
         "_socket_file.py",
-        "protocol/test_liveness.py::test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own",
+        "protocol/test_liveness.py::test_a_server_that_comes_after_a_probe_has_found_no_name_keeps_its_own",
         [
             (
                 "    if answer in (0, errno.EPROTOTYPE):\n",

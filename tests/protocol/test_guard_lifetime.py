@@ -1,9 +1,9 @@
 """From before bind to after the guard is forgotten: no interrupt loses the socket file, no collection the lock."""
 
+import errno
 import gc
 import os
 import platform
-import socket
 import subprocess
 import sys
 import warnings
@@ -12,48 +12,36 @@ import pytest
 
 import unixsock
 from children import Child
+from observed import BIND, reaches, refused, start_and_close
+from system_calls import after, before
 
-BIND = "sock, guard = unixsock.bind_exclusive(path)"
+DROP = """
+import gc, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    del sock, guard
+    gc.collect()
+_ = [[warning.category.__name__, str(warning.message)] for warning in caught]
+"""
 
 
 def test_a_guard_dropped_without_close_warns_and_keeps_the_lock_until_the_process_ends(path):
     with Child() as owner:
         owner.do(BIND, path=path)
-        said = owner.do(
-            "import gc, warnings\n"
-            "with warnings.catch_warnings(record=True) as caught:\n"
-            "    warnings.simplefilter('always')\n"
-            "    del sock, guard\n"
-            "    gc.collect()\n"
-            "_ = [[warning.category.__name__, str(warning.message)] for warning in caught]"
-        )
-        assert ["ResourceWarning", f"unclosed <unixsock.Guard {path!r}>"] in said
-        with pytest.raises(unixsock.AddressInUseError, match="taken by"):
-            unixsock.bind_exclusive(path)
+        assert ["ResourceWarning", f"unclosed <unixsock.Guard {path!r}>"] in owner.do(DROP)
+        refused(path)
         owner.kill()
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
 
 
-def test_a_listener_detached_from_its_guard_is_not_robbed_when_the_guard_is_dropped(path):
+def test_a_listener_detached_from_its_guard_keeps_the_path_when_the_guard_is_dropped(path):
     with Child() as owner:
         owner.do(BIND, path=path)
-        owner.do("import gc\nlistener = socket.socket(fileno=sock.detach())\ndel sock, guard\ngc.collect()")
-        with pytest.raises(unixsock.AddressInUseError, match="taken by"):
-            unixsock.bind_exclusive(path)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-            owner.do("listener.accept()[0].close()")
-
-
-def test_the_warning_for_a_dropped_guard_says_which_address_is_not_free(path):
-    sock, guard = unixsock.bind_exclusive(path)
-    lock = guard.fileno()
-    with pytest.warns(ResourceWarning, match=f"unclosed <unixsock.Guard {path!r}>"):
-        del guard
-        gc.collect()
-    sock.close()
-    os.close(lock)
-    unixsock.bind_exclusive(path)[1].close()
+        owner.do("listener = socket.socket(fileno=sock.detach())")
+        owner.do(DROP)
+        refused(path)
+        owner.do("sock = listener")
+        assert reaches(path, owner)
 
 
 def test_a_closed_guard_is_dropped_silently(path):
@@ -72,7 +60,7 @@ def test_a_guard_still_open_when_the_interpreter_ends_warns_without_a_traceback(
     assert "Traceback" not in ended.stderr
     # PyPy finalises nothing at its end.
     assert ("unclosed <unixsock.Guard" in ended.stderr) == (platform.python_implementation() == "CPython")
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
 
 
 def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
@@ -81,54 +69,35 @@ def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
     gc.collect()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize(
-    "step",
-    [
-        (unixsock._bind, "narrow_mode"),
-        (socket.socket, "bind"),
-        (unixsock._bind, "set_mode"),
-        (socket.socket, "listen"),
-    ],
-    ids=lambda step: step[1],
-)
-def test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock(path, monkeypatch, step, moment, error):
-    real = getattr(*step)
+STEPS = [(when, step) for when in (before, after) for step in ("os.fchmod", "socket.bind", "os.chmod", "socket.listen")]
 
-    def failing(*arguments):
-        if moment == "after":
-            real(*arguments)
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), TimeoutError("deadline"), OSError(errno.EIO, "failed")], ids=str
+)
+@pytest.mark.parametrize(("when", "step"), [(before, "socket.socket"), *STEPS])
+def test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock(directory, path, when, step, error):
+    def fail(_):
         raise error
 
-    with monkeypatch.context() as patched, pytest.raises(error):
-        patched.setattr(*step, failing)
-        unixsock.bind_exclusive(path, mode=0o600)
-    assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
-    unixsock.bind_exclusive(path)[1].close()
+    umask = os.umask(0o077)  # so that there is a mode to be set
+    with when(step, fail), pytest.raises(type(error)) as raised:
+        unixsock.bind_exclusive(path, mode=0o666)
+    os.umask(umask)
+    assert raised.value is error
+    assert os.listdir(directory) == ["a.sock.lock"]
+    start_and_close(path)
 
 
-def test_an_interrupt_before_the_guard_has_anything_leaves_no_lock(path, monkeypatch):
-    def interrupted(*arguments):
+def test_what_goes_wrong_while_undoing_does_not_hide_what_went_wrong_first(directory, path):
+    def lose(call):
+        os.close(call.args[0].fileno())  # so that the guard cannot close it
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(socket.socket, "__init__", interrupted)
+    with before("socket.listen", lose), pytest.raises(KeyboardInterrupt):
         unixsock.bind_exclusive(path)
-    assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
-    unixsock.bind_exclusive(path)[1].close()
-
-
-def test_what_goes_wrong_while_undoing_does_not_hide_what_went_wrong_first(path, monkeypatch):
-    def listen(sock):
-        os.close(sock.fileno())  # so that the guard cannot close it
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(socket.socket, "listen", listen)
-        unixsock.bind_exclusive(path)
-    assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
-    unixsock.bind_exclusive(path)[1].close()
+    assert os.listdir(directory) == ["a.sock.lock"]
+    start_and_close(path)
 
 
 LOSES = """
@@ -174,7 +143,7 @@ def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path):
         for _ in range(turns):
             with starter.fork() as interrupted:
                 lost += interrupted.value("loses(path)", path=path)
-            unixsock.bind_exclusive(path)[1].close()
+            start_and_close(path)
     # Up to CPython 3.10, and on PyPy, a signal can also come between the return of a function and what its caller
     # does with it, and then one in a hundred loses the lock. A guard made after bind loses every other one.
     exact = platform.python_implementation() == "CPython" and sys.version_info >= (3, 11)

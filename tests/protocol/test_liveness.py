@@ -6,14 +6,14 @@ import itertools
 import os
 import select
 import socket
-import sys
 
 import pytest
 
 import unixsock
+from observed import BOUND, TYPES, each_type, leave_stale, raised_by, reaches, refused, standing, start_and_close
+from system_calls import before, instead
 
-STREAM, SEQPACKET, DGRAM = socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM
-TYPES = [STREAM, DGRAM] if sys.platform == "darwin" else [STREAM, SEQPACKET, DGRAM]  # macOS has no SOCK_SEQPACKET
+STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
 @contextlib.contextmanager
@@ -71,30 +71,12 @@ def arrived(server):
     return count
 
 
-def refused(path, **options):
-    """A start is refused for a server that does not hold the lock."""
-    with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as caught:
-        unixsock.bind_exclusive(path, **options)
-    assert caught.value.owner_pid is None
-
-
-def standing(path):
-    """What could change about the name, but for the access time: a datagram socket's is set by the first look."""
-    file = os.lstat(path)
-    return file.st_ino, file.st_mode, file.st_nlink, file.st_uid, file.st_gid, file.st_mtime_ns, file.st_ctime_ns
-
-
-def leave_stale(path):
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(path)
-
-
-@pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize(("state", "kind"), STATES)
-def test_a_bound_server_keeps_its_name_and_nothing_reaches_it(path, state, kind, type):  # noqa: A002 - our argument
-    with state(path, kind) as (server, clients):
+@each_type
+@pytest.mark.parametrize(("state", "of_server"), STATES)
+def test_a_bound_server_keeps_its_name_and_nothing_reaches_it(path, state, of_server, kind):
+    with state(path, of_server) as (server, clients):
         before = standing(path)
-        refused(path, type=type)
+        refused(path, BOUND, type=kind)
         assert standing(path) == before
         assert arrived(server) == clients
 
@@ -106,7 +88,7 @@ def test_being_asked_raises_no_event_at_the_server(path, state, kind):
         events.register(server, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         events.poll(0)  # what there was before
         for _ in range(20):
-            refused(path)
+            refused(path, BOUND)
         assert events.poll(0) == []
 
 
@@ -115,19 +97,18 @@ def test_a_listener_in_flight_over_scm_rights_is_live(path):
     with ours, theirs:
         with listening(path, STREAM) as (server, _):
             socket.send_fds(ours, [b"."], [server.fileno()])
-        refused(path)
+        refused(path, BOUND)
         [descriptor] = socket.recv_fds(theirs, 1, 1)[1]
-        with socket.socket(fileno=descriptor) as received, socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-            received.accept()[0].close()
-    unixsock.bind_exclusive(path)[1].close()
+        with socket.socket(fileno=descriptor) as received:
+            assert reaches(path, received)
+    start_and_close(path)
 
 
 def test_a_listener_in_flight_that_nobody_received_is_dead(path):
     ours, theirs = socket.socketpair()
     with ours, theirs, listening(path, STREAM) as (server, _):
         socket.send_fds(ours, [b"."], [server.fileno()])
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
 
 
 def test_connections_that_outlive_their_listener_are_not_live(path):
@@ -147,107 +128,88 @@ def test_a_server_that_may_not_be_asked_is_taken_neither_for_live_nor_for_dead(p
         os.chmod(path, 0o555)
         if not alive:
             server.close()
-        raised = user.do(
-            "try: unixsock.bind_exclusive(path)\nexcept OSError as error: _ = error.errno, error.filename", path=path
-        )
-        assert raised == [errno.EACCES, path]
-        assert os.path.exists(path)
+        before = standing(path)
+        assert raised_by(user, path) == ("PermissionError", errno.EACCES, path)
+        assert standing(path) == before
 
 
 @pytest.mark.parametrize(
-    ("module", "call", "nth"),
-    [
-        (os, "rename", 1),
-        (unixsock._socket_file, "_connect_errno", 1),
-        (unixsock._socket_file, "_connect_errno", 2),
-        (os, "unlink", 1),
-    ],
+    ("call", "nth"), [("os.rename", 1), ("socket.connect_ex", 1), ("socket.connect_ex", 2), ("os.unlink", 1)]
 )
-def test_a_name_that_goes_meanwhile_is_not_in_the_way(path, monkeypatch, module, call, nth):
+def test_a_name_that_goes_meanwhile_is_not_in_the_way(path, call, nth):
+    def vanish(_):
+        numbers.append(call)
+        if len(numbers) == nth:
+            os.unlink(path)
+
     leave_stale(path)
-    calls = []
-    real, unlink = getattr(module, call), os.unlink
-
-    def late(*arguments):
-        calls.append(call)
-        if len(calls) == nth:
-            unlink(path)
-        return real(*arguments)
-
-    monkeypatch.setattr(module, call, late)
-    with unixsock.bind_exclusive(path)[1], socket.socket(socket.AF_UNIX) as client:
-        assert len(calls) == nth
-        client.connect(path)
+    numbers = []
+    with before(call, vanish, times=nth):
+        sock, guard = unixsock.bind_exclusive(path)
+    with guard:
+        assert len(numbers) == nth
+        assert reaches(path, sock)
 
 
 @pytest.mark.parametrize("clients", [0, 1])  # 1 fills the backlog
-def test_a_server_that_comes_before_the_second_look_keeps_its_name(path, monkeypatch, clients):
-    leave_stale(path)
-    connect = unixsock._socket_file._connect_errno
+def test_a_server_that_comes_before_the_second_probe_keeps_its_name(path, clients):
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
 
-        def late(path, kind):
-            if kind == STREAM:
+        def come(call):
+            if call.args[0].type == STREAM:
                 os.unlink(path)
                 server.bind(path)
                 server.listen(0)
                 if clients:
                     client.connect(path)
-            return connect(path, kind)
 
-        monkeypatch.setattr(unixsock._socket_file, "_connect_errno", late)
-        refused(path)
+        leave_stale(path)
+        with before("socket.connect_ex", come, times=2):
+            refused(path, BOUND)
         assert os.path.exists(path)
 
 
-def test_a_server_that_comes_after_a_look_has_found_no_name_keeps_its_own(path, monkeypatch):
-    leave_stale(path)
-    connect = unixsock._socket_file._connect_errno
+def test_a_server_that_comes_after_a_probe_has_found_no_name_keeps_its_own(path):
     with socket.socket(socket.AF_UNIX) as server:
 
-        def early(path, kind):
+        def gone_and_come(call):
             if server.getsockname():
-                return connect(path, kind)
+                return call.run()
             os.unlink(path)
-            answer = connect(path, kind)
+            answer = call.run()
             server.bind(path)
             server.listen()
             return answer
 
-        monkeypatch.setattr(unixsock._socket_file, "_connect_errno", early)
-        refused(path)
-        assert os.path.exists(path)
+        leave_stale(path)
+        with instead("socket.connect_ex", gone_and_come):
+            refused(path, BOUND)
+        assert reaches(path, server)
 
 
-def test_a_look_never_waits(path, monkeypatch):
+def test_a_probe_never_waits(path):
+    waits = set()
     leave_stale(path)
-    waits = []
-
-    class Probe(socket.socket):
-        def connect_ex(self, address):
-            waits.append((self.type, self.gettimeout()))
-            return super().connect_ex(address)
-
-    monkeypatch.setattr(socket, "socket", Probe)
-    unixsock.bind_exclusive(path)[1].close()
+    with before("socket.connect_ex", lambda call: waits.add((call.args[0].type, call.args[0].gettimeout())), times=2):
+        start_and_close(path)
     # connect(2) of a datagram socket has nothing to wait for.
-    assert set(waits) == {(socket.SOCK_DGRAM, None), (socket.SOCK_STREAM, 0)}
+    assert waits in [{(DGRAM, waiting), (STREAM, 0)} for waiting in (None, 0)]
 
 
 # From here on the kernel is one that is not at hand: gVisor, or one with a security module. The name is a dead one,
 # which a wrong verdict would remove.
 
 
-def answers(monkeypatch, datagram, stream):
+def answers(datagram, stream):
     """Let connect(2) answer so, with an errno, to a datagram socket and to a stream socket."""
-    monkeypatch.setattr(unixsock._socket_file, "_connect_errno", lambda _, kind: datagram if kind == DGRAM else stream)
+    return instead("socket.connect_ex", lambda call: datagram if call.args[0].type == DGRAM else stream)
 
 
 @pytest.mark.parametrize("stream", [0, errno.EAGAIN, errno.EPROTOTYPE])
-def test_where_a_datagram_socket_is_refused_by_the_living_the_second_look_finds_them(path, monkeypatch, stream):
+def test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them(path, stream):
     leave_stale(path)
-    answers(monkeypatch, errno.ECONNREFUSED, stream)
-    refused(path)
+    with answers(errno.ECONNREFUSED, stream):
+        refused(path, BOUND)
     assert os.path.exists(path)
 
 
@@ -267,10 +229,9 @@ def test_where_a_datagram_socket_is_refused_by_the_living_the_second_look_finds_
         (errno.ECONNREFUSED, errno.EIO, errno.EIO),
     ],
 )
-def test_any_other_answer_is_raised_and_not_guessed(path, monkeypatch, datagram, stream, raised):
+def test_any_other_answer_is_raised_and_not_guessed(path, datagram, stream, raised):
     leave_stale(path)
-    answers(monkeypatch, datagram, stream)
-    with pytest.raises(OSError, match=os.strerror(raised)) as caught:
+    with answers(datagram, stream), pytest.raises(OSError, match=os.strerror(raised)) as caught:
         unixsock.bind_exclusive(path)
     assert (caught.value.errno, caught.value.filename) == (raised, path)
     assert os.path.exists(path)

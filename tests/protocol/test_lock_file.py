@@ -1,7 +1,6 @@
 """The lock is on the file that stands at the lock path, whatever happens to that file, and nothing happens to it."""
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -11,6 +10,8 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
+from observed import BIND, BOUND, leave_stale, on_linux, raised_by, reaches, refused, standing, start_and_close
+from system_calls import before
 
 # What open(2) says of a link and of what cannot be opened for writing, on Linux, macOS and the BSDs; EINVAL is ours.
 WRONG_KIND = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP, errno.EACCES, errno.EINVAL}
@@ -35,98 +36,63 @@ def replaced(lock_path):
     open(lock_path, "x").close()
 
 
-def before_flock(monkeypatch, happens, rounds):
-    """Let `happens` happen between the open and the flock of that many rounds."""
-    flock = fcntl.flock
-    left = [happens] * rounds
-
-    def hook(descriptor, operation):
-        if left:
-            left.pop()()
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", hook)
-    return left
+each_way = pytest.mark.parametrize("gone", [removed, replaced])
 
 
-@pytest.mark.parametrize("gone", [removed, replaced])
+@each_way
 def test_without_its_lock_file_a_live_server_still_keeps_its_name(directory, path, lock_path, gone):
     sock, guard = unixsock.bind_exclusive(path)
-    with guard, socket.socket(socket.AF_UNIX) as client:
+    with guard:
         gone(lock_path)
-        with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound") as refusal:
-            unixsock.bind_exclusive(path)
-        assert refusal.value.owner_pid is None
-        client.connect(path)
-        sock.accept()[0].close()
+        refused(path, BOUND)
+        assert reaches(path, sock)
     assert os.listdir(directory) == ["a.sock.lock"]
 
 
-def test_close_makes_no_lock_file(directory, path, lock_path):
-    _, guard = unixsock.bind_exclusive(path)
-    os.unlink(lock_path)
-    guard.close()
-    assert os.listdir(directory) == ["a.sock"]
-
-
-@pytest.mark.parametrize("gone", [removed, replaced])
-def test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock(path, lock_path, gone, monkeypatch):
-    left = before_flock(monkeypatch, lambda: gone(lock_path), rounds=3)
-    with unixsock.bind_exclusive(path)[1] as guard:
-        assert not left
+@each_way
+def test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock(path, lock_path, gone):
+    with before("fcntl.flock", lambda _: gone(lock_path), times=3):
+        _, guard = unixsock.bind_exclusive(path)
+    with guard:
         assert in_place(guard)
-        with pytest.raises(unixsock.AddressInUseError):
-            unixsock.bind_exclusive(path)
+        refused(path)
 
 
-def test_a_link_to_the_lock_that_is_put_in_its_place_before_flock_is_not_followed(directory, path, monkeypatch):
-    def linked():
-        os.rename(path + ".lock", directory / "elsewhere")
-        os.symlink("elsewhere", path + ".lock")
+def test_a_link_to_the_lock_that_is_put_in_its_place_before_flock_is_not_followed(directory, path, lock_path):
+    def link(_):
+        os.rename(lock_path, directory / "elsewhere")
+        os.symlink("elsewhere", lock_path)
 
-    before_flock(monkeypatch, linked, rounds=1)
-    with pytest.raises(OSError, match=r"a\.sock\.lock") as refusal:
+    with before("fcntl.flock", link), pytest.raises(OSError, match=r"a\.sock\.lock") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.errno in WRONG_KIND
     assert not os.path.exists(path)
 
 
-def test_who_loses_the_race_to_make_the_lock_file_locks_the_winners(path, lock_path, monkeypatch):
-    real = os.open
+def test_who_loses_the_race_to_make_the_lock_file_locks_the_winners(path, lock_path):
     made = []
 
-    def slow(name, flags, *mode):
-        if flags & os.O_CREAT:
+    def make(call):
+        if call.args[1] & os.O_CREAT:
             open(lock_path, "x").close()
             made.append(os.stat(lock_path).st_ino)
-        return real(name, flags, *mode)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", slow)
+    with before("os.open", make, times=2):
         _, guard = unixsock.bind_exclusive(path)
     with guard:
         assert in_place(guard)
         assert made == [os.fstat(guard.fileno()).st_ino]
 
 
-@pytest.mark.parametrize("gone", [removed, replaced])
-def test_a_lock_file_that_never_stays_is_an_error_not_a_hang(directory, path, lock_path, gone, monkeypatch):
-    before_flock(monkeypatch, lambda: gone(lock_path), rounds=10_000)
-    with pytest.raises(OSError, match="removed or replaced") as refusal:
+@pytest.mark.parametrize(("gone", "rounds"), [(removed, 100), (replaced, 10_000)])
+def test_a_hundred_tries_are_made_to_lock_a_file_that_stays(path, lock_path, gone, rounds):
+    with before("fcntl.flock", lambda _: gone(lock_path), times=99):
+        start_and_close(path)
+    never_stays = before("fcntl.flock", lambda _: gone(lock_path), times=rounds)
+    with never_stays, pytest.raises(OSError, match="removed or replaced") as refusal:
         unixsock.bind_exclusive(path)
-    assert refusal.value.errno == errno.EBUSY
-    assert refusal.value.filename == lock_path
+    assert (refusal.value.errno, refusal.value.filename) == (errno.EBUSY, lock_path)
     assert not os.path.exists(path)
-
-
-@pytest.mark.parametrize("rounds", [99, 100])
-def test_a_hundred_tries_are_made_to_lock_a_file_that_stays(path, lock_path, rounds, monkeypatch):
-    before_flock(monkeypatch, lambda: removed(lock_path), rounds=rounds)
-    if rounds < 100:
-        unixsock.bind_exclusive(path)[1].close()
-    else:
-        with pytest.raises(OSError, match="removed or replaced"):
-            unixsock.bind_exclusive(path)
 
 
 def device(lock_path):
@@ -138,11 +104,6 @@ def device(lock_path):
         pytest.skip("may not make a device")
 
 
-def unbound_socket(lock_path):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(lock_path)
-
-
 PLANTED = {
     "a link to a file": lambda lock_path: os.symlink("victim", lock_path),
     "a link to nothing": lambda lock_path: os.symlink("nothing", lock_path),
@@ -150,7 +111,7 @@ PLANTED = {
     "a link to itself": lambda lock_path: os.symlink("a.sock.lock", lock_path),
     "a FIFO": os.mkfifo,
     "a directory": os.mkdir,
-    "a socket": unbound_socket,
+    "a socket": leave_stale,
     "a device": device,
 }
 
@@ -159,64 +120,49 @@ PLANTED = {
 def test_what_is_planted_at_the_lock_path_is_refused_at_once(directory, path, lock_path, planted):
     (directory / "victim").write_text("precious")
     PLANTED[planted](lock_path)
-    victim, plant = os.lstat(directory / "victim"), os.lstat(lock_path)
+    victim, plant = standing(directory / "victim"), os.lstat(lock_path)
     with pytest.raises(OSError, match=r"a\.sock\.lock") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.errno in WRONG_KIND
     assert refusal.value.filename == lock_path
     assert sorted(os.listdir(directory)) == ["a.sock.lock", "victim"]
-    assert unchanged(victim, os.lstat(directory / "victim"))
-    assert unchanged(plant, os.lstat(lock_path))
+    assert standing(directory / "victim") == victim
+    assert os.lstat(lock_path).st_ino == plant.st_ino
+    assert os.lstat(lock_path).st_mode == plant.st_mode
 
 
-def unchanged(before, after):
-    return all(
-        getattr(before, name) == getattr(after, name)
-        for name in ("st_dev", "st_ino", "st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime", "st_ctime")
-    )
-
-
-def test_the_lock_file_is_never_written_re_moded_or_unlinked(directory, path, lock_path):
+def test_the_lock_file_is_never_written_re_moded_or_unlinked(path, lock_path):
     with open(lock_path, "w") as file:
         file.write("somebody's notes")
     os.chmod(lock_path, 0o640)
-    before = os.lstat(lock_path)
-
-    with unixsock.bind_exclusive(path, mode=0o666)[1], pytest.raises(unixsock.AddressInUseError):
-        unixsock.bind_exclusive(path)
-    assert unchanged(before, os.lstat(lock_path))
-
+    unchanged = standing(lock_path)
+    with unixsock.bind_exclusive(path, mode=0o666)[1]:
+        refused(path)
     with Child() as owner:
-        owner.do("held = unixsock.bind_exclusive(path)", path=path)
+        owner.do(BIND, path=path)
         owner.kill()
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        with pytest.raises(unixsock.AddressInUseError):
-            unixsock.bind_exclusive(path)
-    assert unchanged(before, os.lstat(lock_path))
+        refused(path, BOUND)
+    assert standing(lock_path) == unchanged
     with open(lock_path) as file:
         assert file.read() == "somebody's notes"
 
 
-def test_a_lock_file_that_exists_is_opened_without_o_creat(path, lock_path, monkeypatch):
-    real = os.open
-    asked = []
+def test_a_lock_file_that_exists_is_opened_without_o_creat(path, lock_path):
+    def asked(call):
+        if call.args[0] == lock_path:
+            flags.append(call.args[1])
 
-    def watched(name, flags, *mode):
-        if name == lock_path:
-            asked.append(flags)
-        return real(name, flags, *mode)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", watched)
-        unixsock.bind_exclusive(path)[1].close()
-        usual = asked[0]
-        assert asked == [usual, usual | os.O_CREAT | os.O_EXCL, usual]  # missing, made, and opened again by close
-        asked.clear()
-        unixsock.bind_exclusive(path)[1].close()
-        assert len(asked) == 2
-        assert not any(flags & (os.O_CREAT | os.O_TRUNC) for flags in asked)
+    flags = []
+    with before("os.open", asked, times=5):
+        start_and_close(path)
+        start_and_close(path)
+    usual = flags[0]
+    # Missing, made, opened again by the close; then by a start and its close.
+    assert flags == [usual, usual | os.O_CREAT | os.O_EXCL, usual, usual, usual]
+    assert not usual & (os.O_CREAT | os.O_TRUNC)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of another user")
@@ -235,19 +181,11 @@ def test_a_lock_file_without_permission_is_an_error_that_names_it(directory, pat
     open(lock_path, "x").close()
     os.chmod(lock_path, 0)
     directory.chmod(0o777)
-    assert user.do(NAMED_BY_REFUSAL, path=path) == lock_path
+    assert raised_by(user, path) == ("PermissionError", errno.EACCES, lock_path)
     assert os.listdir(directory) == ["a.sock.lock"]
 
 
-NAMED_BY_REFUSAL = """
-try:
-    unixsock.bind_exclusive(path)
-except PermissionError as error:
-    _ = error.filename
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="no leases here")
+@on_linux
 def test_a_lease_on_the_lock_file_counts_as_taken(path, lock_path):
     open(lock_path, "x").close()
     with Child() as holder:
@@ -257,8 +195,6 @@ def test_a_lease_on_the_lock_file_counts_as_taken(path, lock_path):
             holder.do("fcntl.fcntl(file, 1024, fcntl.F_WRLCK)")  # F_SETLEASE
         except ChildError as error:
             pytest.skip(f"no leases on this filesystem: {error}")
-        with pytest.raises(unixsock.AddressInUseError, match="taken by another") as refusal:
-            unixsock.bind_exclusive(path)
-        assert refusal.value.owner_pid is None
+        assert refused(path, "taken by another").owner_pid is None
         holder.kill()
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)

@@ -2,45 +2,42 @@
 
 import os
 import socket
-import sys
 
 import pytest
 
 import unixsock
 from children import Child
+from observed import BIND, BOUND, TYPES, assert_serves, each_type, leave_stale, reaches, refused, start_and_close
+from system_calls import before
 
-STREAM, SEQPACKET, DGRAM = socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM
-TYPES = [STREAM, DGRAM] if sys.platform == "darwin" else [STREAM, SEQPACKET, DGRAM]  # macOS has no SOCK_SEQPACKET
 
-
-@pytest.mark.parametrize("type", TYPES)
+@each_type
 @pytest.mark.parametrize("left", TYPES)
-def test_a_stale_name_of_each_type_is_cleared_by_each_type(path, left, type):  # noqa: A002 - as bind_exclusive calls it
-    with socket.socket(socket.AF_UNIX, left) as dead:
-        dead.bind(path)
-    sock, guard = unixsock.bind_exclusive(path, type=type)
-    with guard, socket.socket(socket.AF_UNIX, type) as client:
-        assert sock.type == type
-        client.connect(path)
+def test_a_stale_name_of_each_type_is_cleared_by_each_type(path, left, kind):
+    leave_stale(path, left)
+    sock, guard = unixsock.bind_exclusive(path, type=kind)
+    with guard:
+        assert_serves(sock, kind, path)
+    assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize("type", TYPES)
-def test_a_name_left_by_a_killed_owner_is_cleared_also_without_its_lock_file(path, type):  # noqa: A002 - as above
+def test_a_killed_owner_leaves_a_name_that_is_cleared_and_a_lock_file_that_is_used_again(path):
     with Child() as owner:
-        owner.do("sock, guard = unixsock.bind_exclusive(path, type=type)", path=path, type=type)
+        owner.do(BIND, path=path)
+        owner.kill()
+    assert os.path.exists(path)
+    lock_file = os.stat(path + ".lock")
+    with unixsock.bind_exclusive(path)[1]:
+        assert os.stat(path + ".lock") == lock_file
+
+
+@each_type
+def test_a_name_left_by_a_killed_owner_is_cleared_also_without_its_lock_file(path, kind):
+    with Child() as owner:
+        owner.do("sock, guard = unixsock.bind_exclusive(path, type=kind)", path=path, kind=kind)
         owner.kill()
     os.unlink(path + ".lock")
-    unixsock.bind_exclusive(path)[1].close()
-    assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
-
-
-def test_the_lock_file_that_a_killed_owner_left_is_used_again(path):
-    with Child() as owner:
-        owner.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
-        owner.kill()
-    before = os.stat(path + ".lock")
-    with unixsock.bind_exclusive(path)[1]:
-        assert os.stat(path + ".lock") == before
+    start_and_close(path)
 
 
 def test_a_name_left_by_asyncio_is_cleared(path):
@@ -53,27 +50,15 @@ def test_a_name_left_by_asyncio_is_cleared(path):
         )
         server.kill()
     assert os.path.exists(path)
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
 
 
-@pytest.mark.parametrize("type", TYPES)
-def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path, type, monkeypatch):  # noqa: A002
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(path)
-    claim = unixsock._bind.claim
+@each_type
+def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path, kind):
+    leave_stale(path)
     with socket.socket(socket.AF_UNIX) as stranger:
-
-        def claim_and_lose(*arguments, **options):
-            lock = claim(*arguments, **options)
-            stranger.bind(path)
-            return lock
-
-        monkeypatch.setattr(unixsock._bind, "claim", claim_and_lose)
-        with pytest.raises(unixsock.AddressInUseError) as caught:
-            unixsock.bind_exclusive(path, type=type)
-        monkeypatch.undo()
-        assert caught.value.owner_pid is None
+        with before("socket.bind", lambda _: stranger.bind(path)):
+            refused(path, BOUND, type=kind)
         stranger.listen()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-    unixsock.bind_exclusive(path)[1].close()
+        assert reaches(path, stranger)
+    start_and_close(path)
