@@ -1,10 +1,10 @@
-"""What the usual ways to bind a Unix-domain socket do in eight situations, measured: the table of docs/comparison.md.
+"""What the usual ways to bind a Unix-domain socket do in nine situations, measured for docs/comparison.md.
 
     PYTHONPATH=src python3 tests/benchmarks/comparison.py                     all of ways.py that are installed: minutes
     PYTHONPATH=src python3 tests/benchmarks/comparison.py unixsock asyncio    these
 
 Servers run in processes and directories of their own, are really killed and have real clients. A column is a function
-of a Scene, and what it returns goes into the table. For Linux: /proc/net/unix tells who listens.
+of a Scene, and what it returns goes into the table. For Linux: /proc/net/unix lists what listens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NotMeasuredError(Exception):
 
 
 class Server:
-    """A process, the first of a group of its own, that serves `path` under a name once it is told to go."""
+    """A process that serves `path` under a name once it gets the word. It leads a group of its own."""
 
     def __init__(self, key, name, path, directory, output):
         self.name = name
@@ -73,7 +73,7 @@ class Server:
             raise NotMeasuredError(f"{self.name} does not end")
 
     def kill(self):
-        """SIGKILL for the whole group: its workers, and what it has left behind."""
+        """SIGKILL for the whole group, so for its workers too."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -85,7 +85,7 @@ class Server:
 
 
 class Scene(contextlib.ExitStack):
-    """A directory with a short name, and servers of one way in it; all gone at the end of the with statement."""
+    """A directory with a short name, and servers of one way in it. The end of the with statement removes both."""
 
     def __init__(self, key, rounds, output):
         super().__init__()
@@ -103,20 +103,17 @@ class Scene(contextlib.ExitStack):
         self.callback(server.close)
         return server
 
-    def start(self, name, *, path=None, watched=False):
+    def start(self, name, path=None):
         """The server once clients reach it; None when it has ended instead."""
         server = self.server(name, path)
         server.said()
-        if watched:
-            server.order(f"watch {self.path}")
-            server.said()
         server.order("go")
         if not until(lambda: server.ended() or ask(self.path) == name, PATIENCE):
             raise NotMeasuredError(f"{name} neither serves nor ends")
         return None if server.ended() else server
 
-    def serving(self, name, **options):
-        server = self.start(name, **options)
+    def serving(self, name, path=None):
+        server = self.start(name, path)
         if not server:
             raise NotMeasuredError(f"{name} ends instead of serving")
         return server
@@ -136,7 +133,7 @@ def ask(path):
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         while chunk := client.recv(4096):
             answer += chunk
-    found = re.search(rb"<(\w+)>", answer)
+    found = re.search(rb"=(\w+)=", answer)
     return found and found[1].decode()
 
 
@@ -157,18 +154,18 @@ def reaches(path, listener):
 
 
 def second(scene):
-    """A second start while the first serves; what becomes of the second where the first then stops."""
+    """A second start while the first serves. Where it succeeds, the first then stops."""
     first = scene.serving("first")
     if not scene.start("second"):
-        return "refuses" if ask(scene.path) == "first" else "both lost"
+        return "refused" if ask(scene.path) == "first" else "both lost"
     first.stop()
-    return "steals" if ask(scene.path) == "second" else "steals; its stop deletes"
+    return "takes the path" if ask(scene.path) == "second" else "takes the path; stop deletes it"
 
 
 def crash(scene):
     """A start after SIGKILL."""
     scene.serving("first").kill()
-    return "ok" if scene.start("second") else "fails"
+    return "starts" if scene.start("second") else "fails"
 
 
 def file(scene):
@@ -208,21 +205,42 @@ def unready(scene):
     foreign = scene.socket_of_ours(scene.directory)
     scene.start("first")
     foreign.listen()
-    return "safe" if reaches(scene.path, foreign) else "robbed"
+    return "safe" if reaches(scene.path, foreign) else "taken"
+
+
+def busy(scene):
+    """A start where a foreign server listens, and its backlog is full."""
+    foreign = scene.socket_of_ours(scene.directory)
+    foreign.listen(0)
+    foreign.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client = scene.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(0)
+            client.connect(scene.path)
+    ended = True
+    try:
+        scene.start("first")
+    except NotMeasuredError:
+        ended = False
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            scene.enter_context(foreign.accept()[0])
+    return "taken" if not reaches(scene.path, foreign) else "safe" if ended else "blocked"
 
 
 def chdir(scene):
-    """Bound by a relative path; then chdir to where a stranger serves under the same name; then a clean stop."""
+    """Bound by a relative path; then chdir to where another server has the same name; then a clean stop."""
     elsewhere = os.path.join(scene.directory, "d")
     os.mkdir(elsewhere)
-    stranger = scene.socket_of_ours(elsewhere)
-    stranger.listen()
-    server = scene.serving("first", path="a.sock")
+    other = scene.socket_of_ours(elsewhere)
+    other.listen()
+    server = scene.serving("first", "a.sock")
     server.order(f"chdir {elsewhere}")
     server.said()
     server.stop()
-    if not reaches(os.path.join(elsewhere, "a.sock"), stranger):
-        return "stranger's deleted"
+    if not reaches(os.path.join(elsewhere, "a.sock"), other):
+        return "other deleted"
     return "own left" if os.path.exists(scene.path) else "right"
 
 
@@ -234,7 +252,7 @@ def fork(scene):
     if done is None:
         return "?"
     if not os.path.exists(scene.path):
-        return "name removed"
+        return "file removed"
     if ask(scene.path) != "first":
         return "deaf"
     return "fine" if done else "child hangs"
@@ -242,7 +260,7 @@ def fork(scene):
 
 def bits(scene):
     """The mode of the socket file, and what it was before."""
-    server = scene.serving("first", watched=True)
+    server = scene.serving("first")
     server.order("seen")
     seen = server.said()
     mode = stat.S_IMODE(os.stat(scene.path).st_mode)
@@ -254,7 +272,7 @@ def bits(scene):
     return ", ".join([f"{mode:o}", *earlier])
 
 
-COLUMNS = [second, crash, file, race, unready, chdir, fork, bits]
+COLUMNS = [second, crash, file, race, unready, busy, chdir, fork, bits]
 
 
 def label(key):

@@ -2,7 +2,7 @@
 
     python ways.py KEY PATH DIRECTORY    one server in a process of its own
 
-The process answers each client with its name, and is told over its standard input, a socket, what else to do.
+The process answers each client with its name. Its standard input is a socket, over which it takes orders.
 """
 
 # ruff: noqa: PLC0415 - each way imports what it needs, in its own process and where it is installed
@@ -24,17 +24,18 @@ from typing import Callable, NamedTuple
 
 UMASK = 0o022
 SILENCE = 3.0  # seconds after which nothing more is expected to happen
-ME = f"<{os.environ.get('WAYS_NAME')}>".encode()  # what this process answers
+NAME = f"={os.environ.get('WAYS_NAME')}="
+ME = NAME.encode()  # what this process answers
 
 
 class Way(NamedTuple):
     label: str  # with a place for the version
     distribution: str | None  # None where there is nothing to install
-    serve: Callable[[str], None]  # make ready, go(), bind and serve until SIGINT
+    serve: Callable[[str], None]  # gets ready, calls go(), binds, and serves until SIGINT
 
 
 WAYS = {}
-CLEAN_UP = []  # what a forked child would call, where the way has such a thing
+CLEAN_UP = []  # the way's own clean-up, if it has one: a forked child calls it
 
 
 def way(key, label, distribution=None):
@@ -239,6 +240,22 @@ def by_granian(path):
     granian.Granian("ways:wsgi_app", interface="wsgi", uds=Path(path)).serve()
 
 
+@way("supervisor", "supervisor {}", "supervisor")
+def by_supervisor(path):
+    from supervisor.supervisord import main
+
+    # Its page lists programs. One that never runs has our name.
+    sections = f"""
+        [supervisord]\nnodaemon=true\nlogfile=/dev/null\npidfile={NAME}.pid
+        [unix_http_server]\nfile={path}
+        [rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+        [program:{NAME}]\ncommand=true\nautostart=false"""
+    with open(f"{NAME}.conf", "w") as config:
+        config.write(sections.replace(" " * 8, ""))
+    go()
+    main(["-c", f"{NAME}.conf"])
+
+
 @way("filelock", "filelock {}, then unlink and bind", "filelock")
 def by_filelock(path):
     import filelock
@@ -279,46 +296,32 @@ def bind_and_unlink_at_exit(path, *more):
             unlink(path)
 
 
-# From here on: what the process does besides. Orders and answers are a line each.
+# From here on: orders. Each is a line, and so is each answer.
 
 _seen = {"umask": None, "before": []}  # the umask at bind; before each chmod, the file's mode and who listens
 
 
 def go():
-    """Say that all is ready, do what is ordered until "go" comes; what comes later, a thread does."""
+    """Say that all is ready, and wait for the word. A thread obeys what comes later."""
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - as long as the process lives
     say("ready")
-    for order in orders:
-        if order == b"go\n":
-            break
-        obey(order)
-    threading.Thread(target=obey_all, args=[orders], daemon=True).start()
-
-
-def obey_all(orders):
-    for order in orders:
-        obey(order)
-    os.killpg(0, signal.SIGKILL)  # whoever gave the orders is gone
+    orders.readline()
+    threading.Thread(target=obey, args=[orders], daemon=True).start()
 
 
 def say(what):
     os.write(0, json.dumps(what).encode() + b"\n")
 
 
-def obey(order):
-    name, _, path = order.decode().rstrip("\n").partition(" ")
-    if name == "chdir":
-        say(os.chdir(path))
-    elif name == "watch":
-        say(sys.addaudithook(lambda event, _: watch(path, event)))
-    elif name == "seen":
-        say(_seen)
-    elif name == "fork":
-        say(fork_and_clean_up())
+def obey(orders):
+    for order in orders:
+        name, _, path = order.decode().rstrip("\n").partition(" ")
+        say(os.chdir(path) if name == "chdir" else fork_and_clean_up() if name == "fork" else _seen)
+    os.killpg(0, signal.SIGKILL)  # comparison.py has ended
 
 
 def watch(path, event):
-    """Python tells of each bind and chmod before it happens."""
+    """An audit hook: Python reports each bind and chmod before it happens."""
     if event == "socket.bind":
         with open("/proc/self/status") as status:
             _seen["umask"] = int(re.search(r"^Umask:\s*(\d+)", status.read(), re.MULTILINE)[1], 8)
@@ -345,7 +348,7 @@ def fork_and_clean_up():
 
 
 def until(condition, seconds):
-    """Whether it comes true in time. Asked again and again: servers tell nobody when they are ready."""
+    """Whether it comes true in time. Asked again and again, since no server reports that it is ready."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -355,13 +358,17 @@ def until(condition, seconds):
 
 
 def listeners(path):
-    """How many sockets listen that were bound to `path`, whether or not the name leads to them (proc(5))."""
+    """How many sockets listen that were bound to `path` or a temporary name, reachable or not (proc(5))."""
     with open("/proc/net/unix", "rb") as table:
         rows = [line.split(maxsplit=7) for line in table]
-    return sum(row[3] == b"00010000" and row[7:] == [os.fsencode(path) + b"\n"] for row in rows)
+    return sum(row[3] == b"00010000" and row[-1].startswith(os.fsencode(path)) for row in rows)
 
 
 if __name__ == "__main__":
+    key, path, directory = sys.argv[1:]
     os.umask(UMASK)
-    os.chdir(sys.argv[3])
-    WAYS[sys.argv[1]].serve(sys.argv[2])
+    os.chdir(directory)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    bound = os.path.join(directory, path)
+    sys.addaudithook(lambda event, _: watch(bound, event))
+    WAYS[key].serve(path)
