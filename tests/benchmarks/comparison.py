@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime as dt
 import json
 import os
 import platform
@@ -23,7 +22,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from importlib import metadata, util
+import time
+from importlib import metadata
 
 import ways
 from ways import SILENCE, UMASK, WAYS, listeners, until
@@ -57,6 +57,10 @@ class Server:
     def order(self, line):
         self._channel.sendall(line.encode() + b"\n")
 
+    def answer(self, order):
+        self.order(order)
+        return self.said()
+
     def said(self):
         try:
             return json.loads(self._lines.readline())
@@ -89,17 +93,14 @@ class Scene(contextlib.ExitStack):
 
     def __init__(self, key, rounds, output):
         super().__init__()
-        self.rounds = rounds
-        self._key, self._output = key, output
+        self.settings = (key, rounds, output)
         self.directory = tempfile.mkdtemp(prefix="us-", dir="/tmp")
         self.callback(shutil.rmtree, self.directory)
         self.path = os.path.join(self.directory, "a.sock")
 
-    def anew(self):
-        return Scene(self._key, self.rounds, self._output)
-
     def server(self, name, path=None):
-        server = Server(self._key, name, path or self.path, self.directory, self._output)
+        key, _, output = self.settings
+        server = Server(key, name, path or self.path, self.directory, output)
         self.callback(server.close)
         return server
 
@@ -180,9 +181,9 @@ def file(scene):
 
 def race(scene):
     """Starts at one moment on what a killed server has left: rounds that end with one server, which clients reach."""
-    won = 0
-    for _ in range(scene.rounds):
-        with scene.anew() as place:
+    won, (_, rounds, _) = 0, scene.settings
+    for _ in range(rounds):
+        with Scene(*scene.settings) as place:
             place.serving("dead").kill()
             starters = [place.server(f"starter{number}") for number in range(STARTERS)]
             for starter in starters:
@@ -192,7 +193,7 @@ def race(scene):
             if not until(lambda: settled(place.path, starters), PATIENCE):  # noqa: B023 - called before the next round
                 raise NotMeasuredError("some of the starters neither listen nor end")
             won += listeners(place.path) == 1 and ask(place.path) is not None
-    return f"{won}/{scene.rounds}"
+    return f"{won}/{rounds}"
 
 
 def settled(path, starters):
@@ -236,8 +237,7 @@ def chdir(scene):
     other = scene.socket_of_ours(elsewhere)
     other.listen()
     server = scene.serving("first", "a.sock")
-    server.order(f"chdir {elsewhere}")
-    server.said()
+    server.answer(f"chdir {elsewhere}")
     server.stop()
     if not reaches(os.path.join(elsewhere, "a.sock"), other):
         return "other deleted"
@@ -246,9 +246,7 @@ def chdir(scene):
 
 def fork(scene):
     """A forked child cleans up: what becomes of the parent."""
-    server = scene.serving("first")
-    server.order("fork")
-    done = server.said()
+    done = scene.serving("first").answer("fork")
     if done is None:
         return "?"
     if not os.path.exists(scene.path):
@@ -260,9 +258,7 @@ def fork(scene):
 
 def bits(scene):
     """The mode of the socket file, and what it was before."""
-    server = scene.serving("first")
-    server.order("seen")
-    seen = server.said()
+    seen = scene.serving("first").answer("seen")
     mode = stat.S_IMODE(os.stat(scene.path).st_mode)
     if seen["umask"] is None:
         return f"{mode:o}, ?"  # it does not bind through Python
@@ -278,13 +274,8 @@ COLUMNS = [second, crash, file, race, unready, busy, chdir, fork, bits]
 def label(key):
     """The first cell of its row; None where it is not installed."""
     text, distribution, _ = WAYS[key]
-    if distribution is None:
-        return text
-    try:
-        return text.format(metadata.version(distribution))
-    except metadata.PackageNotFoundError:
-        # unixsock can be imported from a tree, too.
-        return distribution if util.find_spec(distribution) else None
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return text.format(metadata.version(distribution) if distribution else "")
 
 
 def cells(key, rounds, output):
@@ -304,12 +295,9 @@ def main():
     parser.add_argument("--verbose", action="store_true", help="show what the servers print")
     arguments = parser.parse_args()
     keys = arguments.ways or list(WAYS)
-    if not WAYS.keys() >= set(keys):
-        parser.error(f"WAY is one of {', '.join(WAYS)}")
     output = None if arguments.verbose else subprocess.DEVNULL
 
-    now = dt.datetime.now(dt.timezone.utc)
-    print(f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {now:%Y-%m-%d}\n")
+    print(f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {time.strftime('%F')}\n")
     print("| way |", " | ".join(column.__name__ for column in COLUMNS), "|")
     print("| --- " * (len(COLUMNS) + 1) + "|", flush=True)
     for key in filter(label, keys):

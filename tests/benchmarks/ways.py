@@ -20,7 +20,6 @@ import stat
 import sys
 import threading
 import time
-from typing import Callable, NamedTuple
 
 UMASK = 0o022
 SILENCE = 3.0  # seconds after which nothing more is expected to happen
@@ -28,19 +27,15 @@ NAME = f"={os.environ.get('WAYS_NAME')}="
 ME = NAME.encode()  # what this process answers
 
 
-class Way(NamedTuple):
-    label: str  # with a place for the version
-    distribution: str | None  # None where there is nothing to install
-    serve: Callable[[str], None]  # gets ready, calls go(), binds, and serves until SIGINT
-
-
+# A label with a place for the version; the distribution, None where nothing has to be installed; and a function of the
+# path that gets ready, calls go(), binds, and serves until SIGINT.
 WAYS = {}
 CLEAN_UP = []  # the way's own clean-up, if it has one: a forked child calls it
 
 
 def way(key, label, distribution=None):
     def register(function):
-        WAYS[key] = Way(label, distribution, function)
+        WAYS[key] = (label, distribution, function)
         return function
 
     return register
@@ -64,7 +59,7 @@ def accept_for_ever(sock):
             client.sendall(ME)
 
 
-@way("unixsock", "unixsock {}", "unixsock")
+@way("unixsock", "unixsock")
 def by_unixsock(path):
     import unixsock
 
@@ -371,4 +366,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     bound = os.path.join(directory, path)
     sys.addaudithook(lambda event, _: watch(bound, event))
-    WAYS[key].serve(path)
+    WAYS[key][2](path)
