@@ -9,6 +9,7 @@ it goes on to the caller unchanged, even where the package ignores errors.
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 
 _KINDS = {
     stat.S_IFREG: "a regular file",
@@ -34,8 +35,6 @@ class AddressInUseError(OSError):
 
     __module__ = "unixsock"
 
-    owner_pid: int | None
-
     # pickle and copy pass OSError's positional arguments, then restore __dict__, which has owner_pid.
     def __init__(self, *args: object, owner_pid: int | None = None) -> None:
         super().__init__(*args)
@@ -46,6 +45,17 @@ def name_path(error: BaseException, address: str) -> None:
     """Make `error`, if it is an answer of the system, name `address` in its ``filename``, without a leading NUL."""
     if isinstance(error, OSError) and error.errno is not None:
         error.filename = address.removeprefix("\0")
+
+
+def errno_of(call: Callable[..., object], *arguments: object) -> int:
+    """The errno with which `call` fails, 0 when it succeeds. What a signal handler raises without one goes on."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return error.errno
+    return 0
 
 
 def kind_of(mode: int) -> str:

@@ -7,17 +7,13 @@ descriptors once, and it clears its path only as a start does, under a lock that
 from __future__ import annotations
 
 import os
+import socket
 import warnings
+from collections.abc import Callable
 
-from unixsock._errors import name_path
+from unixsock._errors import errno_of, name_path
 from unixsock._lock_file import LockHeld, acquire, close_quietly
 from unixsock._socket_file import ServerBound, clear_stale
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-    from typing import NoReturn
 
 
 def claim(path: str, *, create: bool) -> int:
@@ -55,7 +51,8 @@ class Guard:
     forked children share). So a forked child that does not serve should call `close` first thing; this changes
     nothing for the parent.
 
-    A guard can be neither pickled nor copied (TypeError).
+    A guard can be neither pickled nor copied (TypeError). One that is dropped without `close` releases its lock and
+    gives a ResourceWarning; its socket, where that lives on, still keeps the path.
     """
 
     __module__ = "unixsock"
@@ -134,19 +131,24 @@ class Guard:
                     name_path(error, self._lock_path)
                     raise
                 finally:
-                    self._clear()
+                    # What we may not remove, the next start removes.
+                    errno_of(self._clear)
 
     def __repr__(self) -> str:
         return f"<unixsock.Guard {self._address!r}{' closed' if self.closed else ''}>"
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> tuple[object, ...]:
         # For copy as for pickle. A copy would close a descriptor number that it does not own.
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
-    # The default argument outlives this module's globals, which may be gone when the interpreter exits.
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    # The default arguments outlive this module's globals, which may be gone when the interpreter exits.
+    def __del__(self, _close: Callable[..., None] = os.close, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_held", None):  # __init__ may not have got that far
-            _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            unclosed = f"unclosed {self!r}"
+            _, lock = self._held.pop()
+            if lock is not None:
+                _close(lock)  # before the warning, which may be an error
+            _warn(unclosed, ResourceWarning, source=self)
 
     def _holding(self) -> tuple[socket.socket, int | None]:
         try:
@@ -161,8 +163,4 @@ class Guard:
         try:
             os.close(claim(self._address, create=False))
         except (LockHeld, ServerBound):
-            pass  # the holder of the lock still serves or clears the path itself; a server that is bound keeps it
-        except OSError as error:
-            # What we may not remove, the next start removes.
-            if error.errno is None:
-                raise
+            pass  # the holder of the lock serves or clears the path itself; a server that is bound keeps it
