@@ -8,7 +8,6 @@ No file is touched here.
 from __future__ import annotations
 
 import errno
-import math
 import operator
 import os
 import socket
@@ -23,8 +22,6 @@ PATH_LIMIT = 107 if sys.platform in _LINUX else 103
 NAME_LIMIT = 107
 
 _TYPES = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
-_PERMISSION_BITS = 0o777
-_OWNER_WRITE = 0o200
 
 
 def checked_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
@@ -71,11 +68,9 @@ def checked_mode(mode: int | None) -> int | None:
     if mode is None:
         return None
     mode = _integer("mode", mode)
-    if not 0 <= mode <= _PERMISSION_BITS:
-        raise ValueError(f"mode must be permission bits from 0 to 0o777, not {mode:#o}")
-    if not mode & _OWNER_WRITE:
-        # unix(7): connecting needs write permission, and so does the probe of the next start.
-        raise ValueError(f"mode must give its owner write permission (0o200), {mode:#o} does not")
+    # Owner write, since by unix(7) connecting needs write permission, and so does the probe of the next start.
+    if mode & ~0o777 or not mode & 0o200:
+        raise ValueError(f"mode must be permission bits, 0 to 0o777, with owner write (0o200), not {mode:#o}")
     return mode
 
 
@@ -86,14 +81,13 @@ def checked_backlog(backlog: int | None) -> int | None:
 def checked_timeout(timeout: float | None) -> float:
     """Seconds; infinity for None."""
     if timeout is None:
-        return math.inf
+        return float("inf")
     try:
-        valid = timeout >= 0  # false for NaN
+        if timeout >= 0:  # false for NaN
+            return float(timeout)
     except TypeError:
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
-    if not valid:
-        raise ValueError(f"timeout must be at least 0 seconds or None, not {timeout!r}")
-    return float(timeout)
+    raise ValueError(f"timeout must be at least 0 seconds or None, not {timeout!r}")
 
 
 def _check_length(address: str, unit: str, limit: int) -> None:

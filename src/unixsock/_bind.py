@@ -10,19 +10,18 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from unixsock._arguments import checked_backlog, checked_mode, checked_name, checked_path, checked_timeout, checked_type
-from unixsock._errors import AddressInUseError, name_path
+from unixsock._errors import AddressInUseError, errno_of, name_path
 from unixsock._guard import Guard, claim
 from unixsock._lock_file import LockHeld, close_quietly, lock_path_of, owner_pid
 from unixsock._socket_file import ServerBound, narrow_mode, set_mode
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+_Bound = tuple[socket.socket, Guard]
 
 _FIRST_PAUSE = 0.001  # seconds; doubles at each try
-_LONGEST_PAUSE = 0.05
+_LONGEST_PAUSE = 0.01
 
 
 def bind_exclusive(
@@ -70,16 +69,7 @@ def bind_exclusive(
     mode = checked_mode(mode)
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
-
-    try:
-        return _until_free(timeout, lambda: _try_to_bind(address, lock_path, type, mode, backlog))
-    except LockHeld:
-        pid = owner_pid(lock_path)
-        taker = "another process or guard" if pid is None else f"pid {pid}"
-        raise _in_use(address, f"taken by {taker}", pid) from None
-    except ServerBound:
-        why = f"a socket is still bound there, by a server that does not hold {lock_path} or by one that is just ending"
-        raise _in_use(address, why) from None
+    return _until_free(timeout, address, lambda: _try_to_bind(address, lock_path, type, mode, backlog))
 
 
 def bind_abstract(
@@ -122,34 +112,27 @@ def bind_abstract(
     type = checked_type(type)
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
-
-    try:
-        return _until_free(timeout, lambda: _try_to_bind(address, None, type, None, backlog))
-    except ServerBound:
-        raise _in_use(address, "abstract name") from None
+    return _until_free(timeout, address, lambda: _try_to_bind(address, None, type, None, backlog))
 
 
-def _until_free(timeout: float, attempt: Callable[[], tuple[socket.socket, Guard]]) -> tuple[socket.socket, Guard]:
-    """What `attempt` returns as soon as the address is free. Nothing is held between attempts."""
+def _until_free(timeout: float, address: str, attempt: Callable[[], _Bound]) -> _Bound:
+    """What `attempt` returns as soon as `address` is free. Nothing is held between attempts."""
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     while True:
         try:
             return attempt()
-        except (LockHeld, ServerBound):
+        except (LockHeld, ServerBound) as verdict:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise
+                raise _in_use(address, verdict) from None
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _try_to_bind(
-    address: str, lock_path: str | None, type: int, mode: int | None, backlog: int | None
-) -> tuple[socket.socket, Guard]:
+def _try_to_bind(address: str, lock_path: str | None, type: int, mode: int | None, backlog: int | None) -> _Bound:
     """One attempt: a new socket, bound and listening, and its guard. `lock_path` is None for an abstract name."""
     guard = Guard(address, lock_path)
-    sock = None
     lock = None if lock_path is None else claim(address, create=True)
     try:
         sock = socket.socket(socket.AF_UNIX, type)
@@ -161,38 +144,49 @@ def _try_to_bind(
         # descriptor that the call has returned.
         name_path(error, address)
         if not guard.closed:
-            try:
-                guard.close()
-            except OSError as failure:
-                # Its descriptors are released all the same, and the first error says more.
-                if failure.errno is None:
-                    raise
-        else:
-            if lock is not None:
-                close_quietly(lock)
-            if sock is not None:
-                sock.close()
+            errno_of(guard.close)  # its descriptors are released all the same, and the first error says more
+        elif lock is not None:
+            close_quietly(lock)
         raise
 
 
 def _bind_and_listen(sock: socket.socket, address: str, type: int, mode: int | None, backlog: int | None) -> None:
     if mode is not None:
-        narrow_mode(sock, mode)
-    try:
-        sock.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ServerBound from None  # a path: a server without the lock bound it after it was cleared
-        raise
+        narrow_mode(sock.fileno(), mode)
+    answer = errno_of(sock.bind, address)
+    if answer == errno.EADDRINUSE:
+        raise ServerBound  # a path: a server without the lock bound it after it was cleared
+    if answer:
+        raise OSError(answer, os.strerror(answer))
     if mode is not None:
         set_mode(address, mode)  # before listen: until then a stream socket refuses every client
     if type != socket.SOCK_DGRAM:
-        if backlog is None:
-            sock.listen()
-        else:
-            sock.listen(backlog)
+        sock.listen() if backlog is None else sock.listen(backlog)
 
 
-def _in_use(address: str, why: str, pid: int | None = None) -> AddressInUseError:
+def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
+    pid = None
+    lock_path = lock_path_of(address)
+    if isinstance(verdict, LockHeld):
+        pid = owner_pid(lock_path)
+        why = _taken_by(pid, lock_path)
+        if errno_of(os.lstat, address) == errno.ENOENT:
+            why += "; no socket file is there: if that lasts, it was deleted, so restart the owner"
+    elif address.startswith("\0"):
+        why = "the abstract name is taken"
+    else:
+        why = (
+            f"a socket is still bound there: by a server that does not hold {lock_path}, or by one that is just ending"
+        )
     words = f"{os.strerror(errno.EADDRINUSE)} ({why})"
     return AddressInUseError(errno.EADDRINUSE, words, address.removeprefix("\0"), owner_pid=pid)
+
+
+def _taken_by(pid: int | None, lock_path: str) -> str:
+    if pid is None:
+        return "taken by another process or guard"
+    if pid == os.getpid():
+        return f"taken by this process, pid {pid}"
+    if errno_of(os.kill, pid, 0) == errno.ESRCH:
+        return f"taken by pid {pid}, which has ended; the lock is still held: fuser {lock_path} shows by which process"
+    return f"taken by pid {pid}"

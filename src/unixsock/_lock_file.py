@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from unixsock._errors import kind_of, name_path
+from unixsock._errors import errno_of, kind_of, name_path
 
 # O_RDWR: NFS locks need it. O_NOFOLLOW: a planted link must not make us lock, or create, a file elsewhere.
 # O_NONBLOCK: a FIFO, or another user's write lease on a lock file that is theirs, must not make us hang.
@@ -51,20 +51,16 @@ def acquire(path: str, *, create: bool) -> int:
                 raise
             close_quietly(lock)
     except OSError as error:
-        # Without the directory there is neither file: name the one that the caller asked for.
-        name_path(error, path if error.errno in (errno.ENOENT, errno.ENOTDIR) else lock_path)
+        _explain(error, path, lock_path)
         raise
     raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced", lock_path)
 
 
 def close_quietly(lock: int) -> None:
     """Close `lock`, and with it the lock of its last holder. Never LOCK_UN: that frees the lock for every holder."""
-    try:
-        os.close(lock)
-    except OSError as error:
-        # close(2): the descriptor is released all the same. Callers give up, for a reason that says more.
-        if error.errno is None:
-            raise
+    # Errors are ignored: by close(2) the descriptor is released all the same, and callers give up for a reason that
+    # says more.
+    errno_of(os.close, lock)
 
 
 def owner_pid(lock_path: str) -> int | None:
@@ -73,11 +69,14 @@ def owner_pid(lock_path: str) -> int | None:
     Not from the lock file: a pid in a file becomes stale, and pids are reused.
     """
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return None  # /proc of another pid namespace: its numbers mean other processes here
         file = os.lstat(lock_path)
         where = b" %02x:%02x:%d " % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
-        with open("/proc/locks", "rb") as table:
+        with open("/proc/locks", "rb", buffering=0) as table:
             # "7: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF"; the second field of a waiter's line is "->". Not line by
             # line: a machine can hold thousands of locks, and the loop would take as long as the kernel does.
+            # Unbuffered: on free-threaded 3.13 a buffered open yields so often that refused starts starve.
             *before, _ = table.read().split(where)
         for text in before:
             fields = text.rpartition(b"\n")[2].split()
@@ -90,40 +89,51 @@ def owner_pid(lock_path: str) -> int | None:
 
 
 def _open(lock_path: str, *, create: bool) -> int | None:
-    """The lock file's descriptor, not locked yet; the caller owns it. None when the file came or went meanwhile."""
+    """The lock file's descriptor, not locked yet; the caller owns it. None when the file came meanwhile."""
     try:
-        try:
-            return os.open(lock_path, _FLAGS)
-        except OSError as error:
-            if error.errno != errno.ENOENT or not create:
-                raise
-        try:
-            # O_CREAT only where there is no file: on another user's file in a sticky directory it fails with EACCES
-            # (proc(5), fs.protected_regular). 0600: no other user can sit on a lock that we made.
-            return os.open(lock_path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
-            return None
+        return os.open(lock_path, _FLAGS)
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:
             raise LockHeld from None  # open(2): the file has a lease that conflicts
-        raise
+        if error.errno != errno.ENOENT or not create:
+            raise
+    try:
+        # O_CREAT only where there is no file: on another user's file in a sticky directory it fails with EACCES
+        # (proc(5), fs.protected_regular). 0600: no other user can sit on a lock that we made.
+        return os.open(lock_path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+    return None
+
+
+def _explain(error: OSError, path: str, lock_path: str) -> None:
+    """Make `error` name the file that it is about, and say what stands at `lock_path` instead of a lock file."""
+    # Without the directory there is neither file: name the one that the caller asked for.
+    about = path if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else lock_path
+    try:
+        mode = os.lstat(lock_path).st_mode
+        if not stat.S_ISREG(mode):
+            about = lock_path
+            error.strerror = f"Lock file is {kind_of(mode)}, not a regular file; remove it"
+    except OSError as failure:
+        if failure.errno is None:
+            raise
+    name_path(error, about)
 
 
 def _lock_current_file(lock: int, lock_path: str) -> bool:
     """Lock `lock`, which stays the caller's. False when it is not the file at `lock_path` any more."""
     file = os.fstat(lock)
     if not stat.S_ISREG(file.st_mode):
-        raise OSError(errno.EINVAL, f"Lock file is {kind_of(file.st_mode)}, not a regular file")
-    try:
-        # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it
-        # closes any descriptor of the file.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            raise LockHeld from None
-        raise
+        raise OSError(errno.EINVAL, "Lock file is not a regular file")
+    # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it closes
+    # any descriptor of the file.
+    answer = errno_of(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if answer == errno.EWOULDBLOCK:
+        raise LockHeld
+    if answer:
+        raise OSError(answer, os.strerror(answer))
     try:
         # Between open and flock the file may have been removed, and a lock on an orphan excludes nobody. libwayland
         # unlinks its lock file, and had two owners at once in most acquisitions.

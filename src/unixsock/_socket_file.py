@@ -7,13 +7,13 @@ unlinked, and only under the lock; without it, two starters would unlink each ot
 
 from __future__ import annotations
 
+import _socket  # the interpreter's own sockets, whatever an event loop has put in the place of socket.socket
 import errno
 import os
-import socket
 import stat
 import sys
 
-from unixsock._errors import name_path
+from unixsock._errors import errno_of, kind_of, name_path
 
 # PyPy has no os.O_PATH; the number is the same wherever PyPy runs.
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -30,13 +30,22 @@ def clear_stale(path: str) -> None:
     """
     try:
         # lstat: a link is not a socket, whatever it points to.
-        _require_socket(os.lstat(path))
+        found = os.lstat(path)
+        _require_socket(found)
         # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and cannot
         # be found through it yet. Without this, socket files were unlinked that had just become live.
-        os.rename(path, path)
+        answer = errno_of(os.rename, path, path)
+        if answer:
+            raise OSError(answer, os.strerror(answer))  # noqa: TRY301 - that of rename(2) names the path twice
         _probe(path)
+        # A program without the lock may have replaced the file meanwhile. Not by the inode alone: ext4 gives the number
+        # of an unlinked file to the next file at once.
+        now = os.lstat(path)
+        _require_socket(now)
+        if not os.path.samestat(found, now) or found.st_ctime_ns != now.st_ctime_ns:
+            raise ServerBound
         # The lock proves that no other user of this library has bound here, the probe that no other server has. A
-        # server without the lock can still unlink and bind between the probe and this line: POSIX has no
+        # program without the lock can still replace the file between lstat and this line: POSIX has no
         # compare-and-unlink.
         os.unlink(path)
     except OSError as error:
@@ -46,40 +55,50 @@ def clear_stale(path: str) -> None:
         raise
 
 
-def narrow_mode(sock: socket.socket, mode: int) -> None:
-    """Make bind(2) give the socket file no bits beyond `mode`, where the system can (Linux)."""
-    try:
-        os.fchmod(sock.fileno(), mode)
-    except OSError as error:
-        # macOS and the BSDs have no mode for a socket that is not bound. A stream socket loses nothing by it: it
-        # refuses every client until listen(2). A datagram socket has the bits of bind(2) until set_mode().
-        if error.errno != errno.EINVAL:
-            raise
+def narrow_mode(sock: int, mode: int) -> None:
+    """Make bind(2) of the descriptor `sock` give the socket file no bits beyond `mode`, where it can (Linux)."""
+    answer = errno_of(os.fchmod, sock, mode)
+    # EINVAL: macOS and the BSDs have no mode for a socket that is not bound. A stream socket loses nothing by it: it
+    # refuses every client until listen(2). A datagram socket has the bits of bind(2) until set_mode().
+    if answer not in (0, errno.EINVAL):
+        raise OSError(answer, os.strerror(answer))
 
 
 def set_mode(path: str, mode: int) -> None:
     """Give the socket file at `path` exactly the bits `mode`. Never by umask(2): that belongs to the whole process."""
-    if stat.S_IMODE(os.lstat(path).st_mode) == mode:
+    if _mode_of(path) == mode:
         return
-    # A user with rights in the directory can put a link in the place of the path. Following it made root's 0600 file
-    # 0666.
+    _chmod(path, mode)
+    found = _mode_of(path)
+    if found != mode:
+        raise PermissionError(errno.EPERM, f"Mode stays {found:#o}, not {mode:#o}: this filesystem ignores chmod")
+
+
+def _chmod(path: str, mode: int) -> None:
+    # A user with rights in the directory can put a link in the place of the socket file. Following it made root's 0600
+    # file 0666.
     if sys.platform not in ("linux", "android"):
         os.chmod(path, mode, follow_symlinks=False)
         return
-    name = os.open(path, _O_PATH | os.O_NOFOLLOW)
+    file = os.open(path, _O_PATH | os.O_NOFOLLOW)
     try:
-        _require_socket(os.fstat(name))
-        try:
-            os.chmod(f"/proc/self/fd/{name}", mode)
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, "Mode cannot be set without /proc") from None
+        _require_socket(os.fstat(file))
+        # Not /proc/self: in a thread with a descriptor table of its own, this number is another file there.
+        answer = errno_of(os.chmod, f"/proc/thread-self/fd/{file}", mode)
+        if answer:
+            os.lstat(path)  # the file may have gone meanwhile
+            raise OSError(answer, f"Mode cannot be set through /proc ({os.strerror(answer)})")
     finally:
-        os.close(name)
+        os.close(file)
+
+
+def _mode_of(path: str) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
 
 
 def _require_socket(file: os.stat_result) -> None:
     if not stat.S_ISSOCK(file.st_mode):
-        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} and is not a socket")
+        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} and is {kind_of(file.st_mode)}, not a socket")
 
 
 def _probe(path: str) -> None:
@@ -89,19 +108,19 @@ def _probe(path: str) -> None:
     client's connect, a running server would get a phantom connection, a full backlog answers EAGAIN, and a server
     between its bind and its listen answers ECONNREFUSED, like a dead one.
     """
-    answer = _connect_errno(path, socket.SOCK_DGRAM)
+    answer = _connect_errno(path, _socket.SOCK_DGRAM)
     # EPROTOTYPE: a stream or seqpacket socket is bound, whether or not it listens. 0: a datagram socket is.
     if answer in (0, errno.EPROTOTYPE):
         raise ServerBound
     if answer == errno.ECONNREFUSED:
         # Usually nothing is bound. gVisor gives the same answer for a live stream socket, so probe again with one.
         # Where nothing is bound, that disturbs nobody.
-        answer = _connect_errno(path, socket.SOCK_STREAM)
+        answer = _connect_errno(path, _socket.SOCK_STREAM)
         if answer == errno.ECONNREFUSED:
             return
         if answer in (0, errno.EAGAIN, errno.EPROTOTYPE):
             raise ServerBound
-    elif answer == errno.EPERM and _connect_errno(path, socket.SOCK_STREAM) == errno.EPROTOTYPE:
+    elif answer == errno.EPERM and _connect_errno(path, _socket.SOCK_STREAM) == errno.EPROTOTYPE:
         # A datagram socket that is connected elsewhere. EPERM alone may also come from a security module.
         raise ServerBound
     raise OSError(answer, os.strerror(answer))
@@ -109,7 +128,10 @@ def _probe(path: str) -> None:
 
 def _connect_errno(path: str, type: int) -> int:
     """The errno of connect(2), 0 when it succeeds."""
-    with socket.socket(socket.AF_UNIX, type) as probe:
-        if type == socket.SOCK_STREAM:
+    probe = _socket.socket(_socket.AF_UNIX, type)
+    try:
+        if type == _socket.SOCK_STREAM:
             probe.settimeout(0)  # a full backlog must not block us; a datagram socket never waits
         return probe.connect_ex(path)
+    finally:
+        probe.close()

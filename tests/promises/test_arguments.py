@@ -52,14 +52,6 @@ def test_a_wrong_argument_of_an_abstract_name_is_named(argument, value, error):
         unixsock.bind_abstract("unixsock-never-bound", **{argument: value})
 
 
-@pytest.mark.parametrize(
-    ("mode", "reason"), [(0, "owner write permission"), (0o1000, "permission bits from 0 to 0o777")]
-)
-def test_a_mode_at_the_edge_is_refused_for_the_right_reason(path, mode, reason):
-    with pytest.raises(ValueError, match=reason):
-        unixsock.bind_exclusive(path, mode=mode)
-
-
 def test_all_but_the_address_goes_by_name(directory, path):
     for bind, address in [(unixsock.bind_exclusive, path), (unixsock.bind_abstract, "unixsock-never-bound")]:
         with pytest.raises(TypeError, match="positional"):

@@ -1,14 +1,17 @@
 """The socket file gets exactly the bits that were asked for, at no moment looser ones, and nothing else does."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
 import unixsock
+from children import PATIENCE
 from observed import TYPES, each_type, imported_anew, leave_stale, mode_of, on_linux, raised_by
 from system_calls import after, before, failing, instead, intercepted
 
@@ -165,10 +168,44 @@ def test_where_python_has_no_name_for_o_path_it_has_the_same_number(path, umask,
             assert mode_of(path) == 0o666
 
 
+@narrow_umask
+def test_bits_that_did_not_take_are_an_error_that_names_both_modes(directory, path, umask):
+    with instead("os.chmod", lambda _: None), pytest.raises(PermissionError, match=r"0o[67]00, not 0o666") as refusal:
+        unixsock.bind_exclusive(path, mode=0o666)
+    assert (refusal.value.errno, refusal.value.filename) == (errno.EPERM, path)
+    assert os.listdir(directory) == ["a.sock.lock"]
+
+
+@on_linux
+@narrow_umask
+def test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode(path, directory, umask):
+    def start():
+        clone_files = 0x400
+        assert ctypes.CDLL(None).unshare(clone_files) == 0
+        unshared.set()
+        assert filled.wait(PATIENCE)
+        with unixsock.bind_exclusive(path, mode=0o666)[1]:
+            modes.append(mode_of(path))
+
+    modes = []
+    unshared, filled = threading.Event(), threading.Event()
+    victim = directory / "victim"
+    victim.touch(0o600)
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert unshared.wait(PATIENCE)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):  # the numbers that the thread's descriptors are going to have
+            stack.enter_context(open(victim))
+        filled.set()
+        thread.join()
+    assert (modes, mode_of(victim)) == ([0o666], 0o600)
+
+
 @on_linux
 @narrow_umask
 def test_without_proc_the_error_says_what_is_missing(directory, path, umask):
-    with instead("os.chmod", failing(errno.ENOENT)), pytest.raises(FileNotFoundError, match="without /proc") as refusal:
+    with instead("os.chmod", failing(errno.ENOENT)), pytest.raises(FileNotFoundError, match="through /proc") as refusal:
         unixsock.bind_exclusive(path, mode=0o666)
     assert refusal.value.filename == path
     assert os.listdir(directory) == ["a.sock.lock"]

@@ -14,7 +14,7 @@ from children import Child, ChildError
 from observed import BIND, BOUND, open_descriptors, reaches, refused, start_and_close
 from system_calls import before, intercepted
 
-LONGEST_PAUSE = 0.05
+LONGEST_PAUSE = 0.01
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_who_does_not_wait_tries_once(path, owned, clock):
 
 @pytest.mark.parametrize(
     ("timeout", "pauses"),
-    [(0.18, [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.017]), (0.0005, [0.0005])],
+    [(0.045, [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.01]), (0.0005, [0.0005])],
 )
 def test_pauses_double_up_to_the_longest_and_the_last_one_ends_with_the_time(path, owned, clock, timeout, pauses):
     refused(path, timeout=timeout)

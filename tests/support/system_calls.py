@@ -30,7 +30,7 @@ import time
 import types
 
 _PURE = {
-    *("os.fsencode", "os.fsdecode", "os.fspath", "os.strerror", "os.major", "os.minor", "os.makedev"),
+    *("os.fsencode", "os.fsdecode", "os.fspath", "os.strerror", "os.major", "os.minor", "os.makedev", "os.getpid"),
     *("os.path." + name for name in ("join", "split", "basename", "dirname", "isabs", "normpath", "samestat")),
     *("socket.fileno", "socket.detach", "socket.gettimeout", "socket.getblocking"),
     *("time.monotonic", "time.time"),
