@@ -94,24 +94,24 @@ def the_one_limit(directory, schedule):
 
 
 def test_a_server_that_unlinks_and_binds_just_before_a_start_unlinks_is_lost(directory):
-    limit, bound = the_one_limit(directory, "bind_and_stay+unlink_and_bind@stale:0x8,1x4,0x3")
+    limit, bound = the_one_limit(directory, "bind_and_stay+unlink_and_bind@stale:0x9,1x4,0x3")
     assert limit == "bind_and_stay unlinked the live socket of unlink_and_bind"
     assert bound == ["bind_and_stay"]
 
 
 def test_a_server_that_unlinks_and_binds_just_before_a_close_unlinks_is_lost(directory):
-    limit, _ = the_one_limit(directory, "bind_and_close+unlink_and_bind@free:0x18,1x4,0x2")
+    limit, _ = the_one_limit(directory, "bind_and_close+unlink_and_bind@free:0x19,1x4,0x2")
     assert limit == "bind_and_close unlinked the live socket of unlink_and_bind"
 
 
 def test_two_starts_own_the_name_when_the_lock_file_is_removed_just_before_one_unlinks(directory):
-    limit, bound = the_one_limit(directory, "bind_and_stay+bind_and_stay+remove_lock_file@stale:0x8,2x1,1x12,0x3")
+    limit, bound = the_one_limit(directory, "bind_and_stay+bind_and_stay+remove_lock_file@stale:0x9,2x1,1x13,0x3")
     assert limit == "bind_and_stay unlinked the live socket of bind_and_stay"
     assert bound == ["bind_and_stay", "bind_and_stay"]
 
 
 def test_a_start_is_lost_when_the_lock_file_is_removed_just_before_a_close_unlinks(directory):
-    limit, _ = the_one_limit(directory, "bind_and_close+bind_and_stay+remove_lock_file@free:0x18,2x1,1x12,0x2")
+    limit, _ = the_one_limit(directory, "bind_and_close+bind_and_stay+remove_lock_file@free:0x19,2x1,1x13,0x2")
     assert limit == "bind_and_close unlinked the live socket of bind_and_stay"
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from children import Child
+from children import Child, ChildError
 
 # Each ends up at m, and finds in lower what somebody has left there.
 MOUNT = {
@@ -164,6 +164,19 @@ def test_the_mode_is_exact_whatever_the_umask(mounted, path, umask, mode):
         owner.do("os.umask(umask)", umask=umask)
         owner.do("sock, guard = unixsock.bind_exclusive(path, mode=mode)", path=path, mode=mode)
         assert owner.value("os.stat(path).st_mode & 0o777") == mode
+
+
+@pytest.mark.parametrize("mounted", [name for name in FILESYSTEMS if name == "fuse"], indirect=True)
+def test_where_the_filesystem_keeps_bits_of_its_own_another_mode_is_an_error(mounted):
+    script = "mkdir m/fixed; bindfs -p 0777 m/fixed m/fixed"
+    assert mounted.process.do(SHELL, script=script, cwd=os.path.dirname(mounted.place)) is None
+    with mounted.process.fork() as owner:
+        with pytest.raises(ChildError, match="0o777, not 0o600") as refusal:
+            owner.do("unixsock.bind_exclusive(path, mode=0o600)", path=mounted.place + "/fixed/a.sock")
+        assert refusal.value.kind == "PermissionError"
+        assert owner.value("os.listdir(os.path.dirname(path))") == ["a.sock.lock"]
+        owner.do("unixsock.bind_exclusive(path, mode=0o777)[1].close()")
+    assert mounted.process.do(SHELL, script="umount m/fixed", cwd=os.path.dirname(mounted.place)) is None
 
 
 def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, path):

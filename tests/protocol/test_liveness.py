@@ -187,13 +187,39 @@ def test_a_server_that_comes_after_a_probe_has_found_no_name_keeps_its_own(path)
         assert reaches(path, server)
 
 
-def test_a_probe_never_waits(path):
+class Replaced(socket.socket):
+    """What an application may have put in the place of socket.socket: its connect goes another way, and fails."""
+
+    def connect_ex(self, _):
+        raise OSError("connected by way of a proxy")
+
+    connect = connect_ex
+
+
+def test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own(path, monkeypatch):
+    leave_stale(path)
+    with listening(path + ".live", STREAM):
+        monkeypatch.setattr(socket, "socket", Replaced)
+        sock, guard = unixsock.bind_exclusive(path)
+        with guard:
+            assert type(sock) is Replaced
+        assert not os.path.exists(path)
+        refused(path + ".live", BOUND)
+
+
+@pytest.mark.parametrize("default", [None, 0.0, 20.0])
+def test_a_probe_never_waits_whatever_the_default_timeout_of_sockets(path, default):
     waits = set()
     leave_stale(path)
-    with before("socket.connect_ex", lambda call: waits.add((call.args[0].type, call.args[0].gettimeout())), times=2):
-        start_and_close(path)
-    # connect(2) of a datagram socket has nothing to wait for.
-    assert waits in [{(DGRAM, waiting), (STREAM, 0)} for waiting in (None, 0)]
+    socket.setdefaulttimeout(default)
+    try:
+        with before(
+            "socket.connect_ex", lambda call: waits.add((call.args[0].type, call.args[0].gettimeout())), times=2
+        ):
+            start_and_close(path)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert waits == {(DGRAM, default), (STREAM, 0)}  # connect(2) of a datagram socket has nothing to wait for
 
 
 # From here on the kernel is one that is not at hand: gVisor, or one with a security module. The name is a dead one,
