@@ -2,7 +2,7 @@
 
     exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
     exec_server.py /run/app/app.sock gunicorn app:app -b fd://{fd} --no-control-socket
-    exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd}
+    exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd} --workers 0
 
 A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. Its mode is 0660.
 The server inherits socket and lock and holds both until its end. It has no guard: a socket file that it leaves is

@@ -1,0 +1,112 @@
+"""docs/deployment.md with what it names: uvicorn, gunicorn and hypercorn behind exec, nginx, runit, s6, supervisord."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import unixsock
+from children import PATIENCE
+from programs import EXAMPLES, Connection, Program, end, refused, served_by
+
+PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
+EXEC_SERVER = str(EXAMPLES / "exec_server.py")
+LINES = re.findall(r"^exec_server\.py \S+ (.*)$", PAGE, re.MULTILINE)
+
+# When it is imported, the path is bound. It answers for its process group, whose leader the server is.
+APP = r"""
+import os
+print("imported", flush=True)
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [f"Hello from pid {os.getpgid(0)}\n".encode()]
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"Hello from pid {os.getpgid(0)}\n".encode()})
+"""
+SERVE = (
+    "while True: client = sock.accept()[0]; client.recv(4096); client.send(b'HTTP/1.0 200 OK\\n\\n'); client.close()"
+)
+NGINX = """
+user daemon {group}; pid {place}/pid; error_log {place}/errors; events {{}}
+http {{ access_log off; server {{ listen unix:{place}/front; location / {{ proxy_pass http://unix:{path}:/; }} }} }}
+"""
+SUPERVISORD = (
+    "[supervisord]\nnodaemon=true\nlogfile={place}/log\npidfile={place}/pid\n"
+    "[program:app]\ncommand={command}\nstartretries=0\n"
+)
+
+
+def needs(program):
+    if shutil.which(program) is None and os.environ.get("UNIXSOCK_RECIPES") != "all":
+        pytest.skip(f"no {program}")
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[0])
+def test_a_server_on_the_pages_lines_is_alone_and_starts_again_after_kill_9(line, path, directory, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    needs(line.split()[0])
+    (directory / "app.py").write_text(APP)
+    kill = os.killpg if "gunicorn" in line else os.kill  # its workers would take their time to notice
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with Program([sys.executable, EXEC_SERVER, path, *shlex.split(line)], cwd=directory) as server:
+            assert server.line() == "imported"
+            assert served_by(path) == server.pid
+            assert refused("exec_server.py", path, *shlex.split(line))[0] == os.EX_TEMPFAIL
+            assert served_by(path) == server.pid
+            kill(server.pid, number)
+            server.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nginx and the application are two users")
+@pytest.mark.parametrize(("group", "status"), [("daemon", 200), ("nogroup", 502)])
+def test_nginx_connects_as_a_member_of_the_directorys_group(group, status, directory, user):
+    needs("nginx")
+    place, path = directory / "app", str(directory / "app" / "a.sock")
+    directory.chmod(0o755)
+    subprocess.run(["install", "-d", "-o", "nobody", "-g", "daemon", "-m", "2750", place], check=True)
+    user.do("sock, guard = unixsock.bind_exclusive(path, mode=0o660)", path=path)
+    user.start(SERVE)
+    (directory / "conf").write_text(NGINX.format(group=group, place=directory, path=path))
+    subprocess.run(
+        ["nginx", "-c", directory / "conf"], capture_output=True, timeout=PATIENCE, check=True
+    )  # it listens now
+    try:
+        with contextlib.closing(Connection(str(directory / "front"))) as client:
+            client.request("GET", "/")
+            assert client.getresponse().status == status
+        assert ("13: Permission denied" in (directory / "errors").read_text()) == (status == 502)
+    finally:
+        end(int((directory / "pid").read_text()), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("supervisor", ["runsv", "s6-supervise", "supervisord"])
+def test_a_supervisor_starts_it_again_after_status_75_until_the_owner_has_ended(
+    supervisor, path, directory, monkeypatch
+):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    needs(supervisor)
+    # supervisord starts a program again that took longer than its startsecs, 1; startretries is for the others.
+    waits, then = ("1.5", "entered RUNNING") if supervisor == "supervisord" else ("0", "serves")
+    serves = [sys.executable, "-c", "import time; print('serves', flush=True); time.sleep(60)"]
+    command = shlex.join([sys.executable, EXEC_SERVER, "--timeout", waits, path, *serves])
+    for name, text in {"run": f"exec {command}", "finish": 'echo "status $1"'}.items():
+        (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+        (directory / name).chmod(0o755)
+    (directory / "conf").write_text(SUPERVISORD.format(place=directory, command=command))
+    arguments = ["-c", str(directory / "conf")] if supervisor == "supervisord" else [str(directory)]
+    with unixsock.bind_exclusive(path)[1] as guard, Program([supervisor, *arguments]) as running:
+        while "status 75" not in running.line():
+            pass
+        guard.close()
+        while then not in running.line():
+            pass
+        os.kill(running.pid, signal.SIGTERM)  # it ends what it has started
+        running.wait()
