@@ -30,8 +30,9 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
         # When uvicorn has stopped, it raises the signal again. Without a handler, SIGTERM would end the process right
-        # there, and the guard would not get to remove the name.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        # there, and the guard would not get to remove the socket file.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: sys.exit())
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         # Not uvicorn.run(hello, fd=...): it works on a duplicate, and while it drains ours would let clients connect.
         uvicorn.Server(uvicorn.Config(hello, log_level="warning")).run(sockets=[sock])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,8 +26,8 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     def stop(*_: object) -> None:
-        # waitress finishes its requests with the socket open. From here on the kernel refuses new clients.
-        sock.shutdown(socket.SHUT_RDWR)
+        # Now, for waitress finishes its requests first: meanwhile clients could connect, and nobody would answer them.
+        sock.close()
         sys.exit()
 
     with guard:

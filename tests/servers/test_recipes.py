@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -15,8 +16,8 @@ import sys
 import pytest
 
 import unixsock
-from children import PATIENCE
-from programs import EXAMPLES, Connection, Program, answer, refused
+from children import PATIENCE, Child, ChildError
+from programs import EXAMPLES, Connection, Program, answer, refused, until_refused
 
 # Each program, and the module that it needs beside us.
 RECIPES = {
@@ -24,16 +25,28 @@ RECIPES = {
     "with_aiohttp.py": "aiohttp",
     "with_anyio.py": "anyio",
     "with_asyncio.py": "asyncio",
+    "with_asyncio.py on uvloop": "uvloop",
     "with_gunicorn.py": "gunicorn",
     "with_hypercorn.py": "hypercorn",
+    "with_pyzmq.py": "zmq",
     "with_sanic.py": "sanic",
     "with_tornado.py": "tornado",
     "with_trio.py": "trio",
     "with_twisted.py": "twisted",
     "with_uvicorn.py": "uvicorn",
+    "with_uvicorn.py on uvloop": "uvloop",
     "with_waitress.py": "waitress",
     "with_werkzeug.py": "flask",
 }
+HTTP = [recipe for recipe in RECIPES if recipe != "with_pyzmq.py"]
+# Those that answer the requests in progress before they end. The others cut them off.
+DRAINING = {"aiohttp", "gunicorn", "hypercorn", "sanic", "uvicorn", "waitress"}
+# What is done first. uvicorn takes uvloop where that is installed.
+SETUP = {
+    "with_asyncio.py on uvloop": "import asyncio, uvloop; asyncio.run = uvloop.run",
+    "with_uvicorn.py": "import sys; sys.modules['uvloop'] = None",
+}
+RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 # UNIXSOCK_RECIPES=all: what is not installed fails.
 ALL = os.environ.get("UNIXSOCK_RECIPES") == "all"
 PAGE = EXAMPLES.parent / "recipes.md"
@@ -46,36 +59,52 @@ def installed(module):
     return module != "anyio" or [int(part) for part in importlib.metadata.version(module).split(".")[:2]] >= [4, 14]
 
 
-def needs(program):
-    if not ALL and not installed(RECIPES[program]):
-        pytest.skip(f"{RECIPES[program]} is not installed, or too old")
+def needs(recipe):
+    if not ALL and not installed(RECIPES[recipe]):
+        pytest.skip(f"{RECIPES[recipe]} is not installed, or too old")
+    return recipe
 
 
 @pytest.fixture(params=RECIPES)
 def recipe(request):
-    needs(request.param)
-    return request.param
+    return needs(request.param)
 
 
 @contextlib.contextmanager
-def serving(program, path, *options):
-    """The recipe, listening at `path`; `options` are for the interpreter."""
-    environment = {**os.environ, "XDG_RUNTIME_DIR": os.path.dirname(path)}  # where gunicorn has a socket of its own
-    with Program([sys.executable, *options, str(EXAMPLES / program), path], env=environment) as server:
+def serving(recipe, path, first="", run=RUN, **popen):
+    """The recipe, listening at `path`, after the code `first`."""
+    environment = {**os.environ, "XDG_RUNTIME_DIR": os.path.dirname(path)}  # where gunicorn would have a socket
+    code = f"{SETUP.get(recipe, '')}\n{first}\n{run}"
+    command = [sys.executable, "-c", code, str(EXAMPLES / recipe.split()[0]), path]
+    with Program(command, env=environment, **popen) as server:
         assert server.line() == f"pid {server.pid} listens at {path}"
         yield server
 
 
-def assert_answers(server, path):
+def asked(recipe, path):
+    """What the recipe answers."""
+    if recipe != "with_pyzmq.py":
+        return answer(path)
+    import zmq  # noqa: PLC0415 - where it is installed
+
+    with zmq.Context() as context, context.socket(zmq.REQ) as client:
+        client.setsockopt(zmq.RCVTIMEO, int(1000 * PATIENCE))
+        client.connect(f"ipc://{path}")
+        client.send(b"")
+        return client.recv().decode()
+
+
+def assert_answers(server, recipe, path):
     """It, or a worker of it, answers, and goes on to do so: sanic, 25.12.1, answers before it is ready for signals."""
     for _ in range(2):
-        worker = re.fullmatch(r"Hello from pid (\d+)\n", answer(path))[1]
+        worker = re.fullmatch(r"Hello from pid (\d+)\n", asked(recipe, path))[1]
         assert os.getpgid(int(worker)) == server.pid
 
 
+@pytest.mark.parametrize("recipe", HTTP)
 def test_clients_are_answered(recipe, path):
-    with serving(recipe, path) as server:
-        assert_answers(server, path)
+    with serving(needs(recipe), path) as server:
+        assert_answers(server, recipe, path)
         with contextlib.closing(Connection(path)) as client:
             for _ in range(2):  # over one connection, where the server keeps it open
                 client.request("GET", "/")
@@ -83,36 +112,50 @@ def test_clients_are_answered(recipe, path):
                 assert response.getheader("Content-Type").startswith("text/plain")
                 assert response.read().startswith(b"Hello from pid ")
         if shutil.which("curl"):
-            asked = subprocess.run(
+            curl = subprocess.run(
                 ["curl", "--silent", "--show-error", "--unix-socket", path, "http://localhost/"],
                 env={**os.environ, "no_proxy": "*"},
                 capture_output=True,
                 timeout=PATIENCE,
                 check=True,
             )
-            assert asked.stdout.startswith(b"Hello from pid ")
+            assert curl.stdout.startswith(b"Hello from pid ")
 
 
 def test_a_second_copy_says_in_one_line_who_has_the_path_and_the_first_one_serves_on(recipe, path):
+    program = recipe.split()[0]
     with serving(recipe, path) as server:
-        status, errors = refused(recipe, path)
-        assert status == 1
-        assert re.fullmatch(rf"{recipe}: .*taken by.*{re.escape(path)}.*\n", errors)
+        status, errors = refused(program, path)
+        assert status == os.EX_TEMPFAIL
+        assert re.fullmatch(rf"{program}: .*in use.*{re.escape(path)}.*\n", errors)
         if os.path.exists("/proc/locks"):
-            assert f"pid {server.pid})" in errors
-        assert_answers(server, path)
+            assert f"pid {server.pid}" in errors
+        assert_answers(server, recipe, path)
 
 
-def test_a_path_that_cannot_be_had_is_refused_in_one_line(recipe):
-    assert refused(recipe, "") == (1, f"{recipe}: path is empty\n")
-
-
-def test_without_a_path_it_says_how_it_is_called(recipe):
-    status, errors = refused(recipe)
+@pytest.mark.parametrize("program", sorted({recipe.split()[0] for recipe in RECIPES}))
+def test_without_a_path_it_says_how_it_is_called_and_one_that_cannot_be_had_is_refused_in_one_line(program):
+    needs(program)
+    assert refused(program, "") == (1, f"{program}: path is empty\n")
+    status, errors = refused(program)
     assert status != 0
-    assert f"{recipe} " in errors
+    assert f"{program} " in errors
     assert "PATH" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith("with_")])
+def test_a_second_copy_waits_for_a_server_that_ends_within_five_seconds(recipe, path):
+    # The first sleep of the second copy is what it is told to wait in: it has been refused by then.
+    told = "import time; sleep = time.sleep; time.sleep = lambda _: (print('waits', flush=True), sleep(0.1))"
+    with serving(needs(recipe), path) as first:
+        command = [sys.executable, "-c", f"{told}\n{RUN}", str(EXAMPLES / recipe.split()[0]), path]
+        with Program(command) as second:
+            assert second.line() == "waits"
+            first.end(signal.SIGKILL)
+            while (said := second.line()) == "waits":
+                pass
+            assert said == f"pid {second.pid} listens at {path}"
 
 
 def test_after_kill_9_a_new_copy_serves(recipe, path):
@@ -120,7 +163,7 @@ def test_after_kill_9_a_new_copy_serves(recipe, path):
         assert server.end(signal.SIGKILL)[0] == -signal.SIGKILL
     assert os.path.exists(path)
     with serving(recipe, path) as server:
-        assert_answers(server, path)
+        assert_answers(server, recipe, path)
 
 
 def ctrl_c(server):
@@ -135,7 +178,7 @@ def terminate(server):
 def test_a_stopped_server_leaves_the_lock_file_alone_and_a_new_copy_serves(recipe, stop, path):
     for _ in range(2):
         with serving(recipe, path) as server:
-            assert_answers(server, path)
+            assert_answers(server, recipe, path)
             stop(server)
             status, errors = server.wait()
         assert status == 0, errors
@@ -147,7 +190,7 @@ def test_a_stopped_server_leaves_the_lock_file_alone_and_a_new_copy_serves(recip
 def test_a_client_that_sends_nothing_does_not_keep_the_server_from_ending(recipe, path):
     with serving(recipe, path) as server, socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
-        assert_answers(server, path)  # so that the silent one has been accepted, too
+        assert_answers(server, recipe, path)  # so that the silent one has been accepted, too
         terminate(server)
         status, errors = server.wait()
     assert status == 0, errors
@@ -156,49 +199,163 @@ def test_a_client_that_sends_nothing_does_not_keep_the_server_from_ending(recipe
 
 # A mode that is wrong for an instant is hard to catch from outside, so the program tells of each chmod(2) of the name.
 WATCHED = """
-import os, runpy, sys
+import os, sys
 
 def tell(event, arguments):
-    if event == "os.chmod" and arguments[0] in (path, os.fsencode(path)):
+    if event == "os.chmod" and arguments[0] in (sys.argv[1], os.fsencode(sys.argv[1])):
         print("chmod", oct(arguments[1]), file=sys.stderr)
 
-[_, program, path] = sys.argv
-del sys.argv[0]
 sys.addaudithook(tell)
-runpy.run_path(program, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("program", [program for program in RECIPES if program.startswith("with_")])
-def test_the_mode_is_at_no_moment_another_than_was_asked_for(program, path):
-    needs(program)
-    with serving(program, path, "-c", WATCHED) as server:
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith("with_")])
+def test_the_mode_is_at_no_moment_another_than_was_asked_for(recipe, path):
+    with serving(needs(recipe), path, WATCHED) as server:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
-        assert_answers(server, path)
+        assert_answers(server, recipe, path)
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
         terminate(server)
         errors = server.wait()[1]
     assert set(re.findall("^chmod (.*)", errors, re.MULTILINE)) <= {"0o660"}
 
 
+# Runs a program whose first answer is held back: it writes a byte to `held`, and waits for one from `release`.
+HELD = """
+import ast, asyncio, os, sys
+
+[_, program, path] = sys.argv
+sys.argv = [program, path]
+ticket, held, release = {ticket}, {held}, {release}
+
+def is_first():
+    try:
+        return os.read(ticket, 1)
+    except BlockingIOError:
+        return False
+
+def hold():
+    if is_first():
+        os.write(held, b".")
+        os.read(release, 1)
+
+async def hold_in_loop():
+    if is_first():
+        os.write(held, b".")
+        if "trio" in program:
+            import trio
+            await trio.lowlevel.wait_readable(release)
+        else:
+            readable = asyncio.Event()
+            asyncio.get_running_loop().add_reader(release, readable.set)
+            await readable.wait()
+
+class Hold(ast.NodeTransformer):
+    def visit_FunctionDef(self, function):
+        for i, statement in enumerate(function.body):
+            if any(getattr(node, "value", "") == "Hello from pid " for node in ast.walk(statement)):
+                in_loop = isinstance(function, ast.AsyncFunctionDef) or "tornado" in program
+                if in_loop:
+                    function = ast.AsyncFunctionDef(**vars(function))
+                wait = "await hold_in_loop()" if in_loop else "hold()"
+                function.body[i:i] = compile(wait, "", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT).body
+                break
+        return self.generic_visit(function)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+main = sys.modules["__main__"]
+main.__file__ = program
+exec(compile(Hold().visit(ast.parse(open(program).read())), program, "exec"), vars(main))
+"""
+
+
+@contextlib.contextmanager
+def in_progress(recipe, path):
+    """The recipe, a client whose request is in progress, and how to let it be answered."""
+    pipes = [os.pipe() for _ in range(3)]
+    (ticket, give), (held, _), (_, release) = pipes
+    numbers = {"ticket": ticket, "held": pipes[1][1], "release": pipes[2][0]}
+    os.set_blocking(ticket, False)
+    run = HELD.format(**numbers)
+    with contextlib.ExitStack() as stack:
+        for number in sum(pipes, ()):
+            stack.callback(os.close, number)
+        server = stack.enter_context(serving(recipe, path, run=run, pass_fds=[*numbers.values()]))
+        assert_answers(server, recipe, path)
+        os.write(give, b".")
+        client = stack.enter_context(contextlib.closing(Connection(path)))
+        client.request("GET", "/")
+        assert select.select([held], [], [], PATIENCE)[0]
+        yield server, client, lambda: os.write(release, b".")
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in HTTP if recipe != "with_twisted.py"])
+def test_while_a_server_finishes_a_request_new_clients_are_refused_or_answered(recipe, path):
+    with in_progress(needs(recipe), path) as (server, client, let_it_answer):
+        terminate(server)
+        until_refused(path)
+        if RECIPES[recipe] in DRAINING or "uvicorn" in recipe:
+            assert not select.select([client.sock], [], [], 0)[0]  # still in progress
+            let_it_answer()
+            assert client.getresponse().read().startswith(b"Hello from pid ")
+            client.close()
+        assert server.wait()[0] == 0
+
+
 def test_workers_that_outlive_a_killed_gunicorn_keep_name_and_lock_until_they_end(path):
-    needs("with_gunicorn.py")
-    with serving("with_gunicorn.py", path) as server:
-        assert_answers(server, path)
+    recipe = needs("with_gunicorn.py")
+    with serving(recipe, path) as server:
+        assert_answers(server, recipe, path)
         os.killpg(server.pid, signal.SIGSTOP)  # the workers would notice, and end
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(unixsock.AddressInUseError, match="taken by"):
+        with pytest.raises(unixsock.AddressInUseError):
             unixsock.bind_exclusive(path)
         os.killpg(server.pid, signal.SIGCONT)
         server.wait()  # for the end of its output, and so of all who hold that
-    with serving("with_gunicorn.py", path) as server:
-        assert_answers(server, path)
+    with serving(recipe, path) as server:
+        assert_answers(server, recipe, path)
 
 
 def test_every_recipe_is_tried_and_stands_in_the_table_with_a_line_that_it_has():
     rows = re.findall(r"^\| .* \| `([^`]+)` \| .* \| \[(\w+\.py)\]\(examples/\2\) \|$", PAGE.read_text(), re.MULTILINE)
     listed = [program for _, program in rows]
-    assert sorted(listed) == sorted(RECIPES)
-    assert {name for name in RECIPES if name.startswith("with_")} == {file.name for file in EXAMPLES.glob("with_*.py")}
+    programs = {recipe.split()[0] for recipe in RECIPES}
+    assert sorted(listed) == sorted(programs)
+    assert {name for name in programs if name.startswith("with_")} == {file.name for file in EXAMPLES.glob("with_*.py")}
     for line, program in rows:
         assert line in (EXAMPLES / program).read_text()
+
+
+# What applications put in the place of the interpreter's sockets and clocks; and what lets another greenlet run.
+AGAIN = "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('unixsock')]; import unixsock"
+REPLACED = {
+    "eventlet": ("import eventlet; eventlet.monkey_patch()", "eventlet.spawn"),
+    "gevent, after the import": ("import gevent.monkey; gevent.monkey.patch_all()", "gevent.spawn"),
+    "gevent, before the import": (f"import gevent.monkey; gevent.monkey.patch_all(); {AGAIN}", "gevent.spawn"),
+    "PySocks": ("import socks; socket.socket = socks.socksocket", None),
+    "a default timeout": ("socket.setdefaulttimeout(0.001)", None),
+    "no default timeout": ("socket.setdefaulttimeout(0)", None),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("replace", "spawn"), REPLACED.values(), ids=REPLACED)
+def test_sockets_that_the_application_has_replaced_change_nothing(replace, spawn, path):
+    module = re.match(r"import (\w+)", replace)
+    if module and not ALL and not installed(module[1]):
+        pytest.skip(f"{module[1]} is not installed")
+    with Child() as plain, Child("-W", "ignore") as replaced:
+        replaced.do(replace)
+        plain.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
+        with pytest.raises(ChildError) as refusal:
+            replaced.do("unixsock.bind_exclusive(path)", path=path)
+        assert refusal.value.kind == "AddressInUseError"
+        plain.kill()
+        replaced.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
+        if spawn:  # the waiting start has to let the other greenlet run, which closes the guard
+            replaced.do(f"{spawn}(guard.close); sock, guard = unixsock.bind_exclusive(path, timeout=20)", path=path)
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+            client.connect(path)
+        replaced.do("guard.close()")
+        assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from children import PATIENCE, exit_of
@@ -101,6 +102,20 @@ def answer(path):
         response = connection.getresponse()
         assert response.status == 200
         return response.read().decode()
+
+
+def until_refused(path):
+    """Connect until the server at `path` is there for new clients no longer."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.closing(Connection(path)) as client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                client.connect()
+            except (ConnectionRefusedError, FileNotFoundError):
+                return
+            client.request("GET", "/")
+            select.select([client.sock], [], [], 0.05)  # an answer, or its end, which came with the listener's
+    raise AssertionError("clients can connect, and are not answered")
 
 
 def served_by(path):
