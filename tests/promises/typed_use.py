@@ -1,6 +1,6 @@
-"""What a type checker says of each way to use the package. Checked by mypy --strict, never run.
+"""What a type checker says of each way to use the package. Checked by mypy and pyright, both strict; never run.
 
-An ignored error is one that has to be there: mypy complains of an ignore that is not needed.
+An ignored error is one that has to be there: both complain of an ignore that is not needed.
 """
 
 from __future__ import annotations
