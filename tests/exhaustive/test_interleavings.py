@@ -6,7 +6,6 @@ A fault comes with the name of its schedule: ``--schedule NAME`` plays it again.
 import itertools
 import os
 import shutil
-import socket
 import sys
 import tempfile
 
@@ -16,15 +15,15 @@ from interleaving import (
     OURS,
     STARTS,
     WITHOUT_LOCK,
-    Run,
     Search,
     bind_and_close,
     bind_and_stay,
     only_bind,
     remove_lock_file,
     replay,
+    unlink_and_bind,
 )
-from unixsock import _guard, _lock_file, _socket_file
+from variants import broken
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the two halves of bind(2) are those of Linux")
 
@@ -82,94 +81,65 @@ def test_the_schedule_that_was_asked_for(directory, request, capsys):
     assert run.place.faults == []
 
 
-# Limits: between the last look at a dead name and unlink(2) there is a moment, of which those without the lock can
-# make use. For each, its schedule, and that nothing else can happen between the same actors.
+LAST_LOOK = "os.lstat"
+CLOSES = ("socket.close", "os.close")
+
+# Between the last call that sees a dead name and unlink(2) there is a moment, of which those without the lock can make
+# use. For each story, who is there, what stands there, and what those lose; nothing else can happen between them.
+STORIES = {
+    "a server unlinks and binds just before a start unlinks": (
+        [bind_and_stay, unlink_and_bind],
+        "stale",
+        "bind_and_stay unlinked the live socket of unlink_and_bind",
+    ),
+    "a server unlinks and binds just before a close unlinks": (
+        [bind_and_close, unlink_and_bind],
+        "free",
+        "bind_and_close unlinked the live socket of unlink_and_bind",
+    ),
+    "the lock file is removed, and another start binds, just before a start unlinks": (
+        [bind_and_stay, bind_and_stay, remove_lock_file],
+        "stale",
+        "bind_and_stay unlinked the live socket of bind_and_stay",
+    ),
+    "the lock file is removed, and a start binds, just before a close unlinks": (
+        [bind_and_close, bind_and_stay, remove_lock_file],
+        "free",
+        "bind_and_close unlinked the live socket of bind_and_stay",
+    ),
+}
 
 
-def the_one_limit(directory, schedule):
-    run = replay(directory, schedule)
-    actors = [actor.does for actor in run.actors]
-    assert Search(directory, actors, run.start, switches=2, kills=0).run().limits == {run.place.limit: schedule}
-    return run.place.limit, [actor.name for actor in run.actors if actor.guard]
+@pytest.mark.parametrize("story", STORIES)
+def test_what_can_be_lost_in_the_moment_before_an_unlink_and_that_nothing_else_can(directory, story):
+    actors, start, limit = STORIES[story]
+    limits = Search(directory, actors, start, switches=2, kills=0).run().limits
+    assert limits.keys() == {limit}
+    run = replay(directory, limits[limit])
+    calls = [(actor, call.name) for actor, call, _ in run.story if actor.ours and call.name not in CLOSES]
+    last = max(number for number, (_, name) in enumerate(calls) if name == "os.unlink")
+    *_, last_look = [name for actor, name in calls[:last] if actor is calls[last][0]]
+    assert last_look == LAST_LOOK
 
 
-def test_a_server_that_unlinks_and_binds_just_before_a_start_unlinks_is_lost(directory):
-    limit, bound = the_one_limit(directory, "bind_and_stay+unlink_and_bind@stale:0x9,1x4,0x3")
-    assert limit == "bind_and_stay unlinked the live socket of unlink_and_bind"
-    assert bound == ["bind_and_stay"]
+# The search can fail: a variant of the package, and actors that suffer from it.
+SUFFER = {
+    "no comparison of inodes after flock": [bind_and_stay, bind_and_stay, remove_lock_file],
+    "stale cleared without asking whether it is live": [bind_and_stay, only_bind],
+    "asking with a stream connect only": [bind_and_stay, only_bind],
+    "no wait for a bind that is half done": [bind_and_stay, only_bind],
+    "the name cleared at close without the lock": [bind_and_close, bind_and_stay],
+    "the lock file unlinked at close": [bind_and_close, bind_and_stay],
+}
 
 
-def test_a_server_that_unlinks_and_binds_just_before_a_close_unlinks_is_lost(directory):
-    limit, _ = the_one_limit(directory, "bind_and_close+unlink_and_bind@free:0x19,1x4,0x2")
-    assert limit == "bind_and_close unlinked the live socket of unlink_and_bind"
-
-
-def test_two_starts_own_the_name_when_the_lock_file_is_removed_just_before_one_unlinks(directory):
-    limit, bound = the_one_limit(directory, "bind_and_stay+bind_and_stay+remove_lock_file@stale:0x9,2x1,1x13,0x3")
-    assert limit == "bind_and_stay unlinked the live socket of bind_and_stay"
-    assert bound == ["bind_and_stay", "bind_and_stay"]
-
-
-def test_a_start_is_lost_when_the_lock_file_is_removed_just_before_a_close_unlinks(directory):
-    limit, _ = the_one_limit(directory, "bind_and_close+bind_and_stay+remove_lock_file@free:0x19,2x1,1x13,0x2")
-    assert limit == "bind_and_close unlinked the live socket of bind_and_stay"
-
-
-# The search can fail: the package with one decision taken out, and actors that suffer from it.
-
-
-def inodes_not_compared_after_flock(patch):
-    locked = _lock_file._lock_current_file
-    patch.setattr(_lock_file, "_lock_current_file", lambda *args: locked(*args) or True)
-
-
-def stale_cleared_without_a_look(patch):
-    patch.setattr(_socket_file, "_probe", lambda _: None)
-
-
-def asked_as_a_client(patch):
-    connect = _socket_file._connect_errno
-    patch.setattr(_socket_file, "_connect_errno", lambda path, _: connect(path, socket.SOCK_STREAM))
-
-
-def asked_without_waiting_for_a_bind_that_is_half_done(patch):
-    hook = Run.hook
-    patch.setattr(Run, "hook", lambda run, call: None if call.name == "os.rename" else hook(run, call))
-
-
-def name_cleared_at_close_without_the_lock(patch):
-    def claim(path, *, create):
-        _socket_file.clear_stale(path)
-        return os.open(os.devnull, os.O_RDONLY)
-
-    patch.setattr(_guard, "claim", claim)
-
-
-def lock_file_unlinked_at_close(patch):
-    def claim(path, *, create):
-        _guard.os.unlink(path + ".lock")
-        return original(path, create=True)
-
-    original = _guard.claim
-    patch.setattr(_guard, "claim", claim)
-
-
-@pytest.mark.parametrize(
-    ("broken", "actors"),
-    [
-        (inodes_not_compared_after_flock, [bind_and_stay, bind_and_stay, remove_lock_file]),
-        (stale_cleared_without_a_look, [bind_and_stay, only_bind]),
-        (asked_as_a_client, [bind_and_stay, only_bind]),
-        (asked_without_waiting_for_a_bind_that_is_half_done, [bind_and_stay, only_bind]),
-        (name_cleared_at_close_without_the_lock, [bind_and_close, bind_and_stay]),
-        (lock_file_unlinked_at_close, [bind_and_close, bind_and_stay]),
-    ],
-)
-def test_a_broken_package_is_found_out_and_by_the_name_of_the_schedule_again(directory, monkeypatch, broken, actors):
-    broken(monkeypatch)
+@pytest.mark.parametrize("variant", SUFFER)
+def test_a_broken_variant_is_found_out_and_by_the_name_of_the_schedule_again(directory, variant):
+    actors = SUFFER[variant]
     switches = 2 if len(actors) == 3 else None
-    searches = [Search(directory, actors, start, switches=switches, kills=0).run() for start in STARTS]
-    found = [search.faulty for search in searches if search.faulty]
-    assert found
-    assert "unlinked the live socket of" in str(found[0])
-    assert str(replay(directory, found[0].name)) == str(found[0])
+    with broken(variant):
+        searches = [Search(directory, actors, start, switches=switches, kills=0).run() for start in STARTS]
+        found = [search.faulty for search in searches if search.faulty]
+        assert found
+        assert "unlinked the live socket of" in str(found[0])
+        assert str(replay(directory, found[0].name)) == str(found[0])

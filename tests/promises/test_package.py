@@ -61,6 +61,12 @@ def test_everything_public_says_what_it_is():
         assert inspect.cleandoc(thing.__doc__ or "").partition("\n")[0].endswith("."), thing
 
 
+def test_the_socket_is_an_ordinary_one(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    with guard:
+        assert type(sock) is socket.socket
+
+
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
     brought = fresh("""
 import fcntl, math, operator, socket, warnings

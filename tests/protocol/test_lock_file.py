@@ -24,7 +24,7 @@ def lock_path(path):
 
 def in_place(guard):
     """Whether the lock is on the file that stands at the lock path."""
-    return os.path.samestat(os.fstat(guard.fileno()), os.lstat(guard.lock_path))
+    return os.path.lexists(guard.lock_path) and os.path.samestat(os.fstat(guard.fileno()), os.lstat(guard.lock_path))
 
 
 def removed(lock_path):

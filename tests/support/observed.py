@@ -49,7 +49,10 @@ def start_and_close(path, **options):
 def reaches(path, server):
     """Whether a client of `path` gets to `server`: a listening socket, or a Child that has one as `sock`."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
+        try:
+            client.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
         if isinstance(server, Child):
             server.do("with sock.accept()[0] as served: served.sendall(str(os.getpid()).encode())")
             return client.recv(16) == str(server.pid).encode()

@@ -60,6 +60,11 @@ class Call:
         hook, *self._hooks = self._hooks
         return hook(self)
 
+    @classmethod
+    def of_package(cls, name, function, *args):
+        """Make a call as if the package did."""
+        return cls(name, function, args, {}, _hooks).run()
+
     def other(self, name, function, *args):
         """Make another call, which the hooks see that would see this one."""
         return Call(name, function, args, {}, self._hooks).run()
