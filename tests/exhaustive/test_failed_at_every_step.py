@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from observed import open_descriptors
+from observed import mode_of, open_descriptors
 from system_calls import Call, intercepted
-from tracing import IN_USE, STARTS, mode_of, scene, stage, total, verdict
+from tracing import IN_USE, STARTS, scene, stage, total, verdict
 from unixsock import bind_abstract, bind_exclusive
 
 # What the manual pages say that a call can fail with. One that is not in the table gets them all.

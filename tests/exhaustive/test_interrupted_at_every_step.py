@@ -1,18 +1,27 @@
-"""KeyboardInterrupt at each system call of a start and a close: it arrives, and nothing is left behind."""
+"""An exception at each system call of a start and a close, as signal handlers raise them: it arrives, nothing is left.
+
+KeyboardInterrupt, and a TimeoutError that has no errno, so that it cannot be an answer of the system.
+"""
 
 import contextlib
 import gc
 import itertools
 import os
-import sys
 import warnings
 
 import pytest
 
-from observed import open_descriptors
+from observed import mode_of, on_linux, open_descriptors
 from system_calls import intercepted
-from tracing import STARTS, mode_of, scene, stage, total
+from tracing import STARTS, directory_in_the_way, scene, stage, total
 from unixsock import bind_abstract, bind_exclusive
+
+# A lock path that is a directory; and a backlog that listen(2) refuses, so that all is undone from there on.
+FAILING = {
+    "refused: directory at the lock path": (directory_in_the_way, {}),
+    "refused: backlog": (STARTS["stale name"][0], {"backlog": 2**31}),
+}
+RAISED = [KeyboardInterrupt(), TimeoutError("deadline")]
 
 
 @pytest.fixture(scope="module")
@@ -20,73 +29,89 @@ def interrupts(request):
     yield from total(request, "interrupts, each before or after another system call")
 
 
+@pytest.mark.parametrize("error", RAISED, ids=repr)
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("start", STARTS)
-def test_an_interrupt_at_any_system_call_arrives_and_leaves_nothing_behind(directory, interrupts, start, when):
-    standing, how = STARTS[start]
+@pytest.mark.parametrize("start", {**STARTS, **FAILING})
+def test_an_interrupt_at_any_system_call_arrives_and_leaves_nothing_behind(directory, interrupts, start, when, error):
+    standing, how = {**STARTS, **FAILING}[start]
     with stage(directory) as path:
         for step in itertools.count():
             with scene(path, standing):
-                if not interrupted(when, step, bind_exclusive, path, how):
+                if not interrupted(when, step, error, bind_exclusive, path, how):
                     break
             interrupts.append(step)
-    assert step > 5
+    assert step >= 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="abstract names exist on Linux only")
+@on_linux
+@pytest.mark.parametrize("error", RAISED, ids=repr)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_an_interrupt_at_any_system_call_frees_the_abstract_name(interrupts, when):
+def test_an_interrupt_at_any_system_call_frees_the_abstract_name(interrupts, when, error):
     name = f"unixsock-{os.getpid()}"
     for step in itertools.count():
-        if not interrupted(when, step, bind_abstract, name, {}):
+        if not interrupted(when, step, error, bind_abstract, name, {}):
             break
         interrupts.append(step)
         bind_abstract(name)[1].close()
     assert step > 3
 
 
-def interrupted(when, step, bind, address, how):
-    """Interrupt a start and close before or after system call number `step`; False when there is none."""
+def interrupted(when, step, error, bind, address, how):
+    """Raise `error` in a start and close, before or after system call number `step`; False when there is none."""
     mode = mode_of(address)
     descriptors = open_descriptors()
-    numbers = itertools.count()
-    lost = []
+    calls, lost, reused = [], [], set()
     guard = None
     arrived = False
-    with warnings.catch_warnings(), intercepted(interrupting(when, step, numbers, lost)):
+    with warnings.catch_warnings(), intercepted(interrupting(when, step, error, calls, lost, reused)):
         # From the finalizer of a socket that was not assigned yet, or about to be closed.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             guard = bind(address, **how)[1]
             guard.close()
-        except KeyboardInterrupt:
-            arrived = True
-        except OSError:
-            pass  # a start that is refused
-        if open_descriptors() != descriptors:
+        except type(error) as raised:
+            arrived = raised is error
+            error.__traceback__ = error.__context__ = None  # they refer to all that was on its way
+        except (OSError, OverflowError):
+            pass  # a start that fails anyhow
+        if open_descriptors().keys() != descriptors.keys() | reused:
             gc.collect()  # PyPy has not run that finalizer yet
-    for descriptor in lost:
-        os.close(descriptor)
+    assert all(os.path.sameopenfile(number, 0) for number in reused)
+    for number in (*reused, *lost):
+        os.close(number)
     assert open_descriptors() == descriptors
-    assert arrived == (next(numbers) > step)
-    if guard is None:
+    assert arrived == (len(calls) > step)
+    if guard is None and "socket.listen" not in calls[:step]:  # else an undoing was interrupted, as a close may be
         assert mode_of(address) in (None, mode)  # nothing, or what stood there before
     return arrived
 
 
-def interrupting(when, step, numbers, lost):
-    """The hook. `lost` gets the one descriptor that it can cost: not assigned yet, or about to be closed."""
+def interrupting(when, step, error, calls, lost, reused):
+    """The hook. `lost` gets the one descriptor that it can cost: not assigned yet, or about to be closed.
+
+    Each number that the package has closed is standard input from then on; `reused` has these.
+    """
+
+    def run(call):
+        number = call.args[0] if call.name == "os.close" else None
+        if call.name == "socket.close":
+            number = call.args[0].fileno()
+        result = call.run()
+        if number not in (None, -1):
+            reused.add(os.dup2(0, number))
+        return result
 
     def hook(call):
-        if next(numbers) != step:
-            return call.run()
+        calls.append(call.name)
+        if len(calls) != step + 1:
+            return run(call)
         if call.name == "os.close" and when == "before":
             lost.append(call.args[0])
         elif when == "after":
-            with contextlib.suppress(OSError):
-                result = call.run()
+            with contextlib.suppress(OSError, OverflowError):
+                result = run(call)
                 if call.name == "os.open":
                     lost.append(result)
-        raise KeyboardInterrupt
+        raise error
 
     return hook

@@ -42,7 +42,11 @@ def raised_by(child, path, **options):
 
 def start_and_close(path, **options):
     """A new start succeeds, and its end leaves the lock file alone."""
-    unixsock.bind_exclusive(path, **options)[1].close()
+    try:
+        _, guard = unixsock.bind_exclusive(path, **options)
+    except unixsock.AddressInUseError as error:
+        pytest.fail(f"refused: {error}")
+    guard.close()
     assert not os.path.lexists(path)
 
 

@@ -57,8 +57,8 @@ class Call:
     def run(self):
         if not self._hooks:
             return self.function(*self.args, **self.kwargs)
-        hook, *self._hooks = self._hooks
-        return hook(self)
+        hook, *others = self._hooks
+        return hook(Call(self.name, self.function, self.args, self.kwargs, others))
 
     @classmethod
     def of_package(cls, name, function, *args):
@@ -78,16 +78,17 @@ def intercepted(hook):
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "unixsock":
             names = vars(module)
-            changed.append((names, names.copy()))
-            names.update({key: _REPLACEMENTS[id(value)] for key, value in names.items() if id(value) in _REPLACEMENTS})
-            names["open"] = _REPLACEMENTS[id(open)]
+            before = {key: value for key, value in names.items() if id(value) in _REPLACEMENTS}
+            changed.append((names, before))
+            names.update({key: _REPLACEMENTS[id(value)] for key, value in before.items()})
+            names.setdefault("open", _REPLACEMENTS[id(open)])
     try:
         yield
     finally:
         _hooks.remove(hook)
-        for names, original in changed:
-            names.update(original)
-            if "open" not in original:
+        for names, before in changed:
+            names.update(before)
+            if before and not _hooks:
                 del names["open"]
 
 

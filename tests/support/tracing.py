@@ -12,11 +12,11 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 
 import pytest
 
 import unixsock
+from observed import mode_of
 
 SUCCESS = "success"
 IN_USE = "AddressInUseError"
@@ -76,6 +76,15 @@ def regular_file(path):
     with untouched(path):
         yield
     os.unlink(path)
+
+
+@contextlib.contextmanager
+def directory_in_the_way(path):
+    """Where the lock file belongs."""
+    os.mkdir(path + ".lock")
+    with untouched(path + ".lock"):
+        yield
+    os.rmdir(path + ".lock")
 
 
 def dead_socket(path):
@@ -152,7 +161,7 @@ def untouched(path):
 @contextlib.contextmanager
 def same_lock_file(path):
     """The lock file, if there is one, stays the same one."""
-    if not os.path.exists(path + ".lock"):
+    if not os.path.isfile(path + ".lock"):
         yield
         return
     # As long as it is open, no other file gets its inode number.
@@ -186,14 +195,6 @@ def verdict(bind, address, how):
     except OSError as error:
         return errno.errorcode[error.errno], error.filename
     return SUCCESS, None
-
-
-def mode_of(path):
-    """Its permission bits; None when nothing is there."""
-    try:
-        return stat.S_IMODE(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return None
 
 
 def total(request, what):

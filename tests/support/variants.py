@@ -13,7 +13,10 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import threading
+import types
+import warnings
 
 import unixsock
 from system_calls import Call, intercepted
@@ -30,6 +33,9 @@ class State(threading.local):
     lock = None  # the lock file's descriptor, when it was opened by this start or this close
     address = None  # what was bound last, and from which directory
     directory = None
+    found = None  # what lstat(2) said of the name, and whether it was probed since
+    probed = False
+    mode = None  # that was set
 
 
 here = State()
@@ -82,7 +88,7 @@ def broken(name):
                 postponed.pop().run()
 
     def starting(*args, **options):
-        here.starting = True
+        here.starting, here.mode = True, None
         try:
             return bind(*args, **options)
         finally:
@@ -181,13 +187,35 @@ def _(call):
     return call.run() if call.args[0].type == socket.SOCK_DGRAM else errno.ECONNREFUSED
 
 
-@variant("ENOENT taken for stale", "socket.connect_ex")
+@variant("probing with what stands for socket.socket", "socket.socket")
 def _(call):
-    if call.args[0].type == socket.SOCK_DGRAM:
-        answer = call.run()
-        here.gone = answer == errno.ENOENT
-        return errno.ECONNREFUSED if here.gone else answer
-    return errno.ECONNREFUSED if here.gone else call.run()
+    return call.run() if call.args[1:] == () else socket.socket(*call.args)
+
+
+@variant("the name not compared before its unlink", "socket.connect_ex")
+@variant("the name compared by its inode alone", "socket.connect_ex")
+def _(call):
+    here.probed = True
+    return call.run()
+
+
+def compared(name, what_is_seen):
+    @variant(name, "os.lstat")
+    def _(call):
+        file = call.run()
+        if not call.args[0].endswith(".lock"):
+            file = what_is_seen(here.found, file) if here.probed else file
+            here.found, here.probed = file, False
+        return file
+
+
+def with_the_time(found, file):
+    of_file = {name: getattr(file, name) for name in ("st_mode", "st_dev", "st_ino")}
+    return types.SimpleNamespace(**of_file, st_ctime_ns=found.st_ctime_ns)
+
+
+compared("the name not compared before its unlink", lambda found, _: found)
+compared("the name compared by its inode alone", with_the_time)
 
 
 @variant("no wait for a bind that is half done", "os.rename")
@@ -214,6 +242,24 @@ def _(call):
 def _(call):
     call.args = (here.address, *call.args[1:])
     return call.run()
+
+
+@variant("/proc/self for /proc/thread-self", "os.chmod")
+def _(call):
+    call.args = (call.args[0].replace("/proc/thread-self/", "/proc/self/"), *call.args[1:])
+    return call.run()
+
+
+@variant("the mode not looked at after chmod", "os.chmod")
+def _(call):
+    call.run()
+    here.mode = call.args[1]
+
+
+@variant("the mode not looked at after chmod", "os.lstat")
+def _(call):
+    file = call.run()
+    return file if here.mode is None else types.SimpleNamespace(st_mode=stat.S_IFMT(file.st_mode) | here.mode)
 
 
 def paths_of(name, change):
@@ -244,6 +290,25 @@ def _(guard, close=unixsock.Guard.close, inside={}):  # noqa: B006 - by guard, t
     elif not guard.closed:
         inside[guard] = guard.fileno()
         close(guard)
+
+
+@variant("what a signal handler raises taken for an answer of the system", "*")
+def _(call):
+    try:
+        return call.run()
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(errno.EIO, str(error)) from error
+        raise
+
+
+@variant("a dropped guard keeps its lock", "Guard")
+def _():
+    def warn(guard):
+        if not guard.closed:
+            warnings.warn(f"unclosed {guard!r}", ResourceWarning, stacklevel=1)
+
+    unixsock.Guard.__del__ = warn
 
 
 @variant("a guard that can be copied", "Guard")
