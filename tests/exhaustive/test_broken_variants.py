@@ -39,11 +39,11 @@ no second probe
 probing with what stands for socket.socket
     protocol/test_liveness.py::test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own
 the name not compared before its unlink
-    protocol/test_replaced_meanwhile.py::test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path
+    protocol/test_stale.py::test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path
 the name compared by its inode alone
-    protocol/test_replaced_meanwhile.py::test_the_inode_number_alone_does_not_make_it_the_same_socket_file
+    protocol/test_stale.py::test_the_inode_number_alone_does_not_make_it_the_same_socket_file
 stat for lstat
-    promises/test_errors.py::test_what_is_not_a_socket_is_left_alone[a link to a dead socket]
+    promises/test_errors.py::test_what_is_not_a_socket_is_named_and_left_alone[a link to dead.sock]
 lockf for flock
     protocol/test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid
     but promises/test_life.py::test_a_second_start_is_refused
@@ -52,7 +52,7 @@ O_TRUNC on the lock file
 O_CREAT on a lock file that exists
     protocol/test_lock_file.py::test_a_lock_file_that_exists_is_opened_without_o_creat
 no O_NOFOLLOW
-    protocol/test_lock_file.py::test_what_is_planted_at_the_lock_path_is_refused_at_once[a link to a file]
+    protocol/test_lock_file.py::test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once[a link to file]
 the mode set after listen
     promises/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client
 chmod through a link

@@ -155,3 +155,9 @@ def test_what_fails_on_the_way_names_the_name_and_frees_it(name, call):
         bind_abstract(name)
     assert (refusal.value.errno, refusal.value.filename) == (errno.ENOBUFS, name)
     bind_abstract(name)[1].close()
+
+
+@on_linux
+def test_on_android_abstract_names_are_those_of_linux(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "android")
+    bind_abstract(f"unixsock-android-{os.getpid()}")[1].close()

@@ -14,32 +14,23 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, leave_stale, on_linux, raised_by, refused, standing
+from observed import BIND, BOUND, ODD_FILES, leave_stale, on_linux, raised_by, refused, standing
 from system_calls import failing, instead, intercepted
 
-OCCUPANTS = {
-    "an empty file": lambda path: open(path, "x").close(),
-    "a directory": os.mkdir,
-    "a FIFO": os.mkfifo,
-    "a link to a live socket": lambda path: os.symlink("live.sock", path),
-    "a link to a dead socket": lambda path: os.symlink("dead.sock", path),
-    "a link to a file": lambda path: os.symlink("file", path),
-    "a link to a directory": lambda path: os.symlink(".", path),
-    "a link to nothing": lambda path: os.symlink("nothing", path),
-    "a link to itself": lambda path: os.symlink("a.sock", path),
-}
+OCCUPANTS = {**ODD_FILES, "an empty file": (lambda path: open(path, "x").close(), "a regular file")}
 
 
 @pytest.mark.parametrize("occupant", OCCUPANTS)
-def test_what_is_not_a_socket_is_left_alone(directory, path, occupant):
+def test_what_is_not_a_socket_is_named_and_left_alone(directory, path, occupant):
+    make, kind = OCCUPANTS[occupant]
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(directory / "live.sock"))
         live.listen()
         leave_stale(directory / "dead.sock")
         (directory / "file").write_text("precious")
-        OCCUPANTS[occupant](path)
+        make(path)
         before = standing(directory)
-        with pytest.raises(FileExistsError, match="not a socket") as refusal:
+        with pytest.raises(FileExistsError, match=f"is {kind}, not a socket") as refusal:
             unixsock.bind_exclusive(path)
         assert (refusal.value.errno, refusal.value.filename) == (errno.EEXIST, path)
         assert standing(directory) == before
@@ -60,13 +51,17 @@ def test_a_live_server_without_the_lock_is_told_from_an_owner(path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         error = refused(path, BOUND)
+    assert re.search(rf"{re.escape(path)}\.lock\b.* just ending", error.strerror)
     assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, None)
     assert (error.__cause__, error.__suppress_context__) == (None, True)
 
 
-@pytest.mark.parametrize(("parent", "code"), [("missing", errno.ENOENT), ("file", errno.ENOTDIR)])
+@pytest.mark.parametrize(
+    ("parent", "code"), [("missing", errno.ENOENT), ("file", errno.ENOTDIR), ("loop", errno.ELOOP)]
+)
 def test_without_a_directory_it_is_the_systems_own_error_and_names_the_socket(directory, parent, code):
     (directory / "file").write_text("precious")
+    (directory / "loop").symlink_to("loop")
     before = standing(directory)
     with pytest.raises(OSError, match=re.escape(os.strerror(code))) as refusal:
         unixsock.bind_exclusive(directory / parent / "a.sock")
@@ -134,6 +129,23 @@ def test_a_call_that_names_no_path_does_so_here(directory, path, call):
     named = path + ".lock" if call == "os.fstat" else path
     assert (refusal.value.errno, refusal.value.filename) == (errno.ENOBUFS, named)
     assert os.listdir(directory) == ["a.sock.lock"]
+
+
+def test_a_rename_that_is_refused_names_the_path_once(path):
+    leave_stale(path)
+    with instead("os.rename", failing(errno.EACCES)), pytest.raises(PermissionError) as refusal:
+        unixsock.bind_exclusive(path)
+    assert (refusal.value.filename, refusal.value.filename2) == (path, None)
+    assert str(refusal.value) == f"[Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: {path!r}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's socket file")
+def test_another_users_stale_socket_file_in_a_sticky_directory_is_the_systems_own_error(directory, path, user):
+    leave_stale(path)
+    directory.chmod(0o1777)
+    os.chmod(path, 0o777)
+    assert raised_by(user, path) == ("PermissionError", errno.EPERM, path)
+    assert os.path.exists(path)
 
 
 COPIES = [copy.copy, copy.deepcopy]

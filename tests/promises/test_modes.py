@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import socket
 import sys
 import threading
@@ -211,10 +212,15 @@ def test_without_proc_the_error_says_what_is_missing(directory, path, umask):
     assert os.listdir(directory) == ["a.sock.lock"]
 
 
-def test_a_name_that_is_gone_before_it_has_its_mode_is_an_error(directory, path):
-    with after("socket.bind", lambda _: os.unlink(path)), pytest.raises(FileNotFoundError) as refusal:
-        unixsock.bind_exclusive(path, mode=0o600)
+@on_linux
+@narrow_umask
+@pytest.mark.parametrize("call", ["os.lstat", "os.open", "os.chmod"])
+def test_a_name_that_is_gone_before_it_has_its_mode_is_the_systems_own_error(directory, path, umask, call):
+    unlink = before(call, lambda _: os.path.exists(path) and os.unlink(path), times=9)
+    with unlink, pytest.raises(FileNotFoundError, match=re.escape(os.strerror(errno.ENOENT))) as refusal:
+        unixsock.bind_exclusive(path, mode=0o666)
     assert refusal.value.filename == path
+    assert "/proc" not in str(refusal.value)
     assert os.listdir(directory) == ["a.sock.lock"]
 
 

@@ -1,6 +1,5 @@
-"""What the package shows, what importing it costs, and that its modules know only those below them."""
+"""What the package shows, and what importing it costs."""
 
-import ast
 import inspect
 import socket
 import subprocess
@@ -15,15 +14,6 @@ from observed import imported_anew
 
 PACKAGE = Path(unixsock.__file__).parent
 NAMES = ["AddressInUseError", "Guard", "bind_abstract", "bind_exclusive"]
-
-# Each layer imports from those before it only.
-LAYERS = [
-    {"_errors"},
-    {"_arguments", "_lock_file", "_socket_file"},
-    {"_guard"},
-    {"_bind"},
-    {"__init__"},
-]
 
 
 def fresh(code):
@@ -52,15 +42,6 @@ def test_the_functions_take_the_address_and_named_options():
     assert signature(unixsock.bind_abstract) == {"name": inspect.Parameter.empty, **options}
 
 
-def test_everything_public_says_what_it_is():
-    public = [unixsock, *(getattr(unixsock, name) for name in NAMES)]
-    for kind in (unixsock.Guard, unixsock.AddressInUseError):
-        public += [member for name, member in vars(kind).items() if not name.startswith("_")]
-    assert unixsock.Guard.close in public
-    for thing in public:
-        assert inspect.cleandoc(thing.__doc__ or "").partition("\n")[0].endswith("."), thing
-
-
 def test_the_socket_is_an_ordinary_one(path):
     sock, guard = unixsock.bind_exclusive(path)
     with guard:
@@ -87,27 +68,3 @@ def test_without_fcntl_the_import_error_says_what_is_missing(monkeypatch):
 
 def test_type_checkers_are_told_that_there_are_hints():
     assert (PACKAGE / "py.typed").is_file()
-
-
-def module_names(tree):
-    """The modules of this package that a module imports."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            found = [node.module]
-        elif isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
-        else:
-            continue
-        yield from (name.partition(".")[2] for name in found if name.partition(".")[0] == "unixsock")
-
-
-def test_every_module_has_its_place():
-    assert {file.stem for file in PACKAGE.glob("*.py")} == set().union(*LAYERS)
-
-
-@pytest.mark.parametrize("height", range(len(LAYERS)))
-def test_imports_point_down_only(height):
-    below = set().union(*LAYERS[:height])
-    for name in LAYERS[height]:
-        assert set(module_names(ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")))) <= below, name

@@ -3,14 +3,23 @@
 import errno
 import os
 import socket
-import stat
-import sys
 
 import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, leave_stale, on_linux, raised_by, reaches, refused, standing, start_and_close
+from observed import (
+    BIND,
+    BOUND,
+    ODD_FILES,
+    leave_stale,
+    on_linux,
+    raised_by,
+    reaches,
+    refused,
+    standing,
+    start_and_close,
+)
 from system_calls import before
 
 # What open(2) says of a link and of what cannot be opened for writing, on Linux, macOS and the BSDs; EINVAL is ours.
@@ -95,40 +104,20 @@ def test_a_hundred_tries_are_made_to_lock_a_file_that_stays(path, lock_path, gon
     assert not os.path.exists(path)
 
 
-def device(lock_path):
-    if sys.platform != "linux":
-        pytest.skip("other numbers")
-    try:
-        os.mknod(lock_path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # /dev/null
-    except PermissionError:
-        pytest.skip("may not make a device")
-
-
-PLANTED = {
-    "a link to a file": lambda lock_path: os.symlink("victim", lock_path),
-    "a link to nothing": lambda lock_path: os.symlink("nothing", lock_path),
-    "a link to a directory": lambda lock_path: os.symlink(".", lock_path),
-    "a link to itself": lambda lock_path: os.symlink("a.sock.lock", lock_path),
-    "a FIFO": os.mkfifo,
-    "a directory": os.mkdir,
-    "a socket": leave_stale,
-    "a device": device,
-}
+PLANTED = {**ODD_FILES, "a socket": (leave_stale, "a socket")}
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_what_is_planted_at_the_lock_path_is_refused_at_once(directory, path, lock_path, planted):
-    (directory / "victim").write_text("precious")
-    PLANTED[planted](lock_path)
-    victim, plant = standing(directory / "victim"), os.lstat(lock_path)
-    with pytest.raises(OSError, match=r"a\.sock\.lock") as refusal:
+def test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once(directory, path, lock_path, planted):
+    make, kind = PLANTED[planted]
+    (directory / "file").write_text("precious")
+    make(lock_path)
+    before = standing(directory), os.lstat(lock_path)
+    with pytest.raises(OSError, match=f"Lock file is {kind}, .*remove it") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.errno in WRONG_KIND
     assert refusal.value.filename == lock_path
-    assert sorted(os.listdir(directory)) == ["a.sock.lock", "victim"]
-    assert standing(directory / "victim") == victim
-    assert os.lstat(lock_path).st_ino == plant.st_ino
-    assert os.lstat(lock_path).st_mode == plant.st_mode
+    assert (standing(directory), os.lstat(lock_path)) == before
 
 
 def test_the_lock_file_is_never_written_re_moded_or_unlinked(path, lock_path):

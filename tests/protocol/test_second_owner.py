@@ -1,6 +1,7 @@
 """A second owner is refused, is told who the first is, and leaves the first untouched."""
 
 import errno
+import fcntl
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ import pytest
 import unixsock
 from children import Child, ChildError
 from observed import BIND, each_type, on_linux, reaches, refused, standing, start_and_close
-from system_calls import instead
+from system_calls import failing, instead
 
 # proc_ns.h: the first pid namespace has this inode.
 IN_FIRST_PID_NAMESPACE = sys.platform == "linux" and os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
@@ -39,21 +40,45 @@ def test_another_process_is_refused_told_the_owners_pid_and_leaves_everything_as
 @each_type
 def test_the_same_process_is_refused_and_told_its_own_pid(path, kind):
     with unixsock.bind_exclusive(path)[1] as guard:
-        assert refused(path, type=kind).owner_pid == told(os.getpid())
+        error = refused(path, type=kind)
+        assert error.owner_pid == told(os.getpid())
+        assert (f"this process, pid {os.getpid()}" in error.strerror) == (error.owner_pid is not None)
         assert refused(os.fsencode(path)).owner_pid == told(os.getpid())  # the first refusal has not closed the lock
         assert not guard.closed
+    with open(path + ".lock") as lock_of_another_library:
+        fcntl.flock(lock_of_another_library, fcntl.LOCK_EX)
+        assert refused(path).owner_pid == told(os.getpid())
     start_and_close(path)
 
 
-def test_after_a_fork_the_owner_is_who_took_the_lock(path):
+def test_after_a_fork_the_owner_is_who_took_the_lock_and_said_to_have_ended_once_it_has(path):
     with Child() as taker:
         taker.do(BIND, path=path)
         with taker.fork():
             taker.do("guard.close()")
             assert refused(path).owner_pid == told(taker.pid)
+            assert "ended" not in str(refused(path))
             taker.kill()
+            error = refused(path)
             # In a pid namespace other than the first, a process that has ended has no number any more.
-            assert refused(path).owner_pid == (told(taker.pid) if IN_FIRST_PID_NAMESPACE else None)
+            assert error.owner_pid == (told(taker.pid) if IN_FIRST_PID_NAMESPACE else None)
+            shown = f"pid {taker.pid}, which has ended; the lock is still held: fuser {path}.lock"
+            assert (shown in str(error)) == (error.owner_pid is not None)
+
+
+@on_linux
+def test_an_owner_that_may_not_be_signalled_has_not_ended(path):
+    with Child() as owner:
+        owner.do(BIND, path=path)
+        with instead("os.kill", failing(errno.EPERM)):
+            assert "ended" not in str(refused(path))
+
+
+def test_a_refusal_says_when_the_owners_socket_file_was_deleted(path):
+    with unixsock.bind_exclusive(path)[1]:
+        assert "no socket file" not in str(refused(path))
+        os.unlink(path)
+        assert "no socket file is there" in str(refused(path))
 
 
 # Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.

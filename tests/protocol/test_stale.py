@@ -8,7 +8,7 @@ import pytest
 import unixsock
 from children import Child
 from observed import BIND, BOUND, TYPES, assert_serves, each_type, leave_stale, reaches, refused, start_and_close
-from system_calls import before
+from system_calls import after, before
 
 
 @each_type
@@ -62,3 +62,52 @@ def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path
         stranger.listen()
         assert reaches(path, stranger)
     start_and_close(path)
+
+
+def after_the_probe(does):
+    """Let `does()` happen once the second probe has been answered."""
+    return after("socket.connect_ex", lambda call: call.args[0].type == socket.SOCK_STREAM and does())
+
+
+def test_a_file_that_was_renamed_over_a_stale_socket_file_is_kept(directory, path):
+    def save():
+        (directory / "new").write_text("precious")
+        os.rename(directory / "new", path)
+
+    leave_stale(path)
+    with after_the_probe(save), pytest.raises(FileExistsError, match="a regular file"):
+        unixsock.bind_exclusive(path)
+    with open(path) as file:
+        assert file.read() == "precious"
+
+
+def test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path(path):
+    def bind():
+        os.unlink(path)
+        server.bind(path)
+        server.listen()
+
+    leave_stale(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        with after_the_probe(bind):
+            refused(path, BOUND)
+        assert reaches(path, server)
+
+
+def test_the_inode_number_alone_does_not_make_it_the_same_socket_file(path):
+    # A filesystem may give the number of an unlinked file to the next one, as ext4 does: chmod changes the time alone.
+    def touch():
+        changed = os.lstat(path).st_ctime_ns
+        while os.lstat(path).st_ctime_ns == changed:
+            os.chmod(path, 0o700)
+
+    leave_stale(path)
+    with after_the_probe(touch):
+        refused(path, BOUND)
+    start_and_close(path)
+
+
+def test_a_stale_socket_file_that_has_gone_is_not_in_the_way(path):
+    leave_stale(path)
+    with after_the_probe(lambda: os.unlink(path)):
+        start_and_close(path)

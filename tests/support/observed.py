@@ -24,6 +24,19 @@ BIND = "sock, guard = unixsock.bind_exclusive(path)"
 TAKEN = "taken by"
 BOUND = "bound there"
 
+# What can stand where a socket, or a lock file, is expected: how to make it there, and what an error calls it.
+ODD_FILES = {
+    "a directory": (os.mkdir, "a directory"),
+    "a FIFO": (os.mkfifo, "a FIFO"),
+    "a link to itself": (lambda path: os.symlink(os.path.basename(path), path), "a symbolic link"),
+    **{
+        f"a link to {target}": (lambda path, target=target: os.symlink(target, path), "a symbolic link")
+        for target in ("live.sock", "dead.sock", "file", ".", "nothing")
+    },
+}
+if os.geteuid() == 0:
+    ODD_FILES["a device"] = lambda path: os.mknod(path, 0o20666, os.makedev(1, 3)), "a device"
+
 
 def refused(path, why=TAKEN, bind=unixsock.bind_exclusive, **options):
     """The error that a new start meets."""

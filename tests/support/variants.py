@@ -1,7 +1,5 @@
 """The library with one decision taken out, as other behaviour of its system calls and its public names.
 
-    break_package("lockf for flock")  # for good
-
     with broken("lockf for flock"):
         ...
 
@@ -21,20 +19,14 @@ import warnings
 import unixsock
 from system_calls import Call, intercepted
 
-VARIANTS = {}  # by name: what to do instead of a call of this name, or of any ("*")
-
 
 class State(threading.local):
     """Of this thread's start or close."""
 
-    closing = False  # inside of Guard.close()
-    undoing = False  # and that inside of bind_exclusive()
-    starting = False
-    lock = None  # the lock file's descriptor, when it was opened by this start or this close
-    address = None  # what was bound last, and from which directory
-    directory = None
-    found = None  # what lstat(2) said of the name, and whether it was probed since
-    probed = False
+    starting = closing = False
+    lock = None  # the lock file's descriptor, once this start or close has opened it
+    address = directory = None  # what was bound last, and the working directory then
+    found, probed = None, False  # what lstat(2) said of the name; whether it was probed since
     mode = None  # that was set
 
 
@@ -44,46 +36,31 @@ postponed = []
 _for_good = contextlib.ExitStack()
 
 
-def variant(name, *calls):
-    def register(function):
-        VARIANTS.setdefault(name, {}).update(dict.fromkeys(calls, function))
-        return function
-
-    return register
-
-
-def hook_of(name):
+@contextlib.contextmanager
+def broken(name):
+    """Break the package in this process, and in those that it forks."""
+    close, bind = unixsock.Guard.close, unixsock.bind_exclusive
     instead = VARIANTS[name]
 
     def hook(call):
         if call.name == "socket.bind":
             here.address, here.directory = call.args[1], os.getcwd()
-        function = instead.get(call.name) or instead.get("*")
-        of_lock = call.name == "os.open" and call.args[0].endswith(".lock")
-        closed = locks.get(call.args[0]) if call.name == "os.close" else None
-        result = function(call) if function else call.run()
-        if of_lock:
+        path = locks.get(call.args[0]) if call.name == "os.close" else None
+        result = instead.get(call.name, instead.get("*", Call.run))(call)
+        if path and locks.get(call.args[0]) is path:
+            del locks[call.args[0]]
+        if call.name == "os.open" and of_lock(call):
             here.lock = result
             locks[result] = call.args[0]
-        if closed and locks.get(call.args[0]) is closed:
-            del locks[call.args[0]]
         return result
-
-    return hook
-
-
-@contextlib.contextmanager
-def broken(name):
-    """Break the package in this process, and in those that it forks."""
-    close, bind = unixsock.Guard.close, unixsock.bind_exclusive
 
     def closing(guard):
         before = vars(here).copy()
-        here.closing, here.undoing, here.lock = True, here.starting, None
+        here.closing, here.lock = True, None
         try:
-            VARIANTS[name].get("Guard.close", close)(guard)
+            instead.get("Guard.close", close)(guard)
         finally:
-            vars(here).update({"closing": False, "undoing": False, **before})
+            vars(here).update({"closing": False, **before})
             while postponed and not here.closing:
                 postponed.pop().run()
 
@@ -94,11 +71,14 @@ def broken(name):
         finally:
             here.starting = False
 
-    unixsock.Guard.close, unixsock.bind_exclusive = closing, starting
-    with intercepted(hook_of(name)), contextlib.ExitStack() as stack:
-        stack.callback(setattr, unixsock, "bind_exclusive", bind)
-        stack.callback(setattr, unixsock.Guard, "close", close)
-        VARIANTS[name].get("Guard", lambda: None)()
+    with intercepted(hook), contextlib.ExitStack() as stack:
+        for owner, key, value in [
+            (unixsock, "bind_exclusive", starting),
+            (unixsock.Guard, "close", closing),
+            *((unixsock.Guard, key, value) for key, value in instead.get("Guard", {}).items()),
+        ]:
+            stack.callback(setattr, owner, key, getattr(owner, key))
+            setattr(owner, key, value)
         yield
 
 
@@ -107,183 +87,107 @@ def break_package(name):
     _for_good.enter_context(broken(name))
 
 
-# The lock.
+def of_lock(call):
+    return call.args[0].endswith(".lock")
 
 
-@variant("no comparison of inodes after flock", "os.lstat")
-def _(call):
-    return os.fstat(here.lock) if call.args[0] == locks.get(here.lock) else call.run()
+def is_own_lock(call):
+    """Whether a close lets go of what the guard has held all along."""
+    return here.closing and call.args[0] in locks and call.args[0] != here.lock
 
 
-@variant("LOCK_UN at close", "os.close")
-def _(call):
+def lock_flags(change):
+    """The lock file opened with other flags."""
+
+    def opened(call):
+        if of_lock(call):
+            call.args = (call.args[0], change(call.args[1]), 0o600)
+        return call.run()
+
+    return {"os.open": opened}
+
+
+def other_paths(change):
+    def call_with(call):
+        call.args = tuple([change(arg) if isinstance(arg, str) and arg.startswith("/") else arg for arg in call.args])
+        return call.run()
+
+    return {"*": call_with}
+
+
+def unlock_and_close(call):
     if call.args[0] in locks:
         call.other("fcntl.flock", fcntl.flock, call.args[0], fcntl.LOCK_UN)
     return call.run()
 
 
-@variant("the lock file unlinked at close", "os.close")
-def _(call):
+def close_and_unlink(call):
+    own = is_own_lock(call)
     call.run()
-    if here.closing and call.args[0] in locks and call.args[0] != here.lock:
+    if own:
         call.other("os.unlink", os.unlink, locks[call.args[0]])
 
 
-@variant("the lock file unlinked at close", "os.open")
-def _(call):
-    if here.closing and call.args[0].endswith(".lock"):
-        call.args = (call.args[0], call.args[1] | os.O_CREAT, 0o600)
-    return call.run()
-
-
-@variant("the name cleared at close without the lock", "fcntl.flock")
-@variant("the name cleared at close under the guard's old lock", "fcntl.flock")
-def _(call):
-    return None if here.closing else call.run()
-
-
-@variant("the name cleared at close under the guard's old lock", "os.close")
-def _(call):
-    if here.closing and call.args[0] in locks and call.args[0] != here.lock:
-        return postponed.append(call)  # until the close ends
-    return call.run()
-
-
-@variant("lockf for flock", "fcntl.flock")
-def _(call):
-    return call.other("fcntl.lockf", fcntl.lockf, *call.args)
-
-
-def flags_of_lock(name, change):
-    @variant(name, "os.open")
-    def _(call):
-        if call.args[0].endswith(".lock"):
-            call.args = (call.args[0], change(call.args[1]), 0o600)
-        return call.run()
-
-
-flags_of_lock("O_TRUNC on the lock file", lambda flags: flags | os.O_TRUNC)
-flags_of_lock("O_CREAT on a lock file that exists", lambda flags: flags if here.closing else flags | os.O_CREAT)
-flags_of_lock("no O_NOFOLLOW", lambda flags: flags & ~os.O_NOFOLLOW)
-
-
-# Is anyone there?
-
-
-@variant("stale cleared without asking whether it is live", "socket.connect_ex")
-def _(call):
-    return errno.ECONNREFUSED
-
-
-@variant("asking with a stream connect only", "socket.connect_ex")
-def _(call):
+def connect_as_a_client(call):
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(0)
         return call.other("socket.connect_ex", socket.socket.connect_ex, client, call.args[1])
 
 
-@variant("no second probe", "socket.connect_ex")
-def _(call):
-    return call.run() if call.args[0].type == socket.SOCK_DGRAM else errno.ECONNREFUSED
-
-
-@variant("probing with what stands for socket.socket", "socket.socket")
-def _(call):
-    return call.run() if call.args[1:] == () else socket.socket(*call.args)
-
-
-@variant("the name not compared before its unlink", "socket.connect_ex")
-@variant("the name compared by its inode alone", "socket.connect_ex")
-def _(call):
+def note_the_probe(call):
     here.probed = True
     return call.run()
 
 
-def compared(name, what_is_seen):
-    @variant(name, "os.lstat")
-    def _(call):
+def compared(what_is_seen):
+    """Between the probe and the unlink something else is seen of the name."""
+
+    def look(call):
         file = call.run()
-        if not call.args[0].endswith(".lock"):
-            file = what_is_seen(here.found, file) if here.probed else file
+        if not of_lock(call):
+            file = what_is_seen(file) if here.probed else file
             here.found, here.probed = file, False
         return file
 
-
-def with_the_time(found, file):
-    of_file = {name: getattr(file, name) for name in ("st_mode", "st_dev", "st_ino")}
-    return types.SimpleNamespace(**of_file, st_ctime_ns=found.st_ctime_ns)
+    return {"socket.connect_ex": note_the_probe, "os.lstat": look}
 
 
-compared("the name not compared before its unlink", lambda found, _: found)
-compared("the name compared by its inode alone", with_the_time)
+def with_the_time_found(file):
+    seen = {name: getattr(file, name) for name in ("st_mode", "st_dev", "st_ino")}
+    return types.SimpleNamespace(**seen, st_ctime_ns=here.found.st_ctime_ns)
 
 
-@variant("no wait for a bind that is half done", "os.rename")
-def _(call):
-    return None
-
-
-@variant("stat for lstat", "os.lstat")
-def _(call):
-    return call.run() if call.args[0].endswith(".lock") else call.other("os.stat", os.stat, *call.args)
-
-
-# The mode, the path, the guard.
-
-
-@variant("the mode set after listen", "socket.bind")
-def _(call):
+def bind_and_listen(call):
     call.run()
     if call.args[0].type != socket.SOCK_DGRAM:
         call.other("socket.listen", socket.socket.listen, call.args[0])
 
 
-@variant("chmod through a link", "os.chmod")
-def _(call):
-    call.args = (here.address, *call.args[1:])
-    return call.run()
+def chmod_as(change):
+    def chmod(call):
+        call.args = (change(call.args[0]), *call.args[1:])
+        return call.run()
+
+    return {"os.chmod": chmod}
 
 
-@variant("/proc/self for /proc/thread-self", "os.chmod")
-def _(call):
-    call.args = (call.args[0].replace("/proc/thread-self/", "/proc/self/"), *call.args[1:])
-    return call.run()
-
-
-@variant("the mode not looked at after chmod", "os.chmod")
-def _(call):
+def chmod_and_note(call):
     call.run()
     here.mode = call.args[1]
 
 
-@variant("the mode not looked at after chmod", "os.lstat")
-def _(call):
+def look_at_the_mode_set(call):
     file = call.run()
     return file if here.mode is None else types.SimpleNamespace(st_mode=stat.S_IFMT(file.st_mode) | here.mode)
 
 
-def paths_of(name, change):
-    @variant(name, "*")
-    def _(call):
-        call.args = tuple([change(arg) if isinstance(arg, str) and arg.startswith("/") else arg for arg in call.args])
-        return call.run()
-
-
-paths_of(
-    "the relative path kept for close", lambda path: os.path.relpath(path, here.directory) if here.closing else path
-)
-paths_of("a normalised path", os.path.normpath)
-
-
-@variant("a start that fails after bind leaves its socket file", "os.lstat")
-def _(call):
-    if here.undoing and call.args[0] == here.address:
+def look_unless_undoing(call):
+    if here.starting and here.closing and call.args[0] == here.address:
         raise FileNotFoundError(errno.ENOENT, "not cleared")
     return call.run()
 
 
-@variant("two closers in one close", "Guard.close")
-def _(guard, close=unixsock.Guard.close, inside={}):  # noqa: B006 - by guard, the lock of a close that is going on
+def close_in_any_case(guard, close=unixsock.Guard.close, inside={}):  # noqa: B006 - the locks of closes that are going on
     if guard in inside:
         with contextlib.suppress(OSError):
             Call.of_package("os.close", os.close, inside[guard])
@@ -292,8 +196,7 @@ def _(guard, close=unixsock.Guard.close, inside={}):  # noqa: B006 - by guard, t
         close(guard)
 
 
-@variant("what a signal handler raises taken for an answer of the system", "*")
-def _(call):
+def take_for_an_answer(call):
     try:
         return call.run()
     except OSError as error:
@@ -302,15 +205,55 @@ def _(call):
         raise
 
 
-@variant("a dropped guard keeps its lock", "Guard")
-def _():
-    def warn(guard):
-        if not guard.closed:
-            warnings.warn(f"unclosed {guard!r}", ResourceWarning, stacklevel=1)
-
-    unixsock.Guard.__del__ = warn
+def warn_only(guard):
+    if not guard.closed:
+        warnings.warn(f"unclosed {guard!r}", ResourceWarning, stacklevel=1)
 
 
-@variant("a guard that can be copied", "Guard")
-def _():
-    unixsock.Guard.__reduce__ = object.__reduce__
+# By name: what happens instead of a call of this name (of each: "*"), or of Guard.close; other attributes of Guard.
+VARIANTS = {
+    "no comparison of inodes after flock": {
+        "os.lstat": lambda call: os.fstat(here.lock) if call.args[0] == locks.get(here.lock) else call.run()
+    },
+    "LOCK_UN at close": {"os.close": unlock_and_close},
+    "the lock file unlinked at close": {
+        "os.close": close_and_unlink,
+        **lock_flags(lambda flags: flags | os.O_CREAT if here.closing else flags),
+    },
+    "the name cleared at close without the lock": {
+        "fcntl.flock": lambda call: None if here.closing else call.run(),
+    },
+    "the name cleared at close under the guard's old lock": {
+        "fcntl.flock": lambda call: None if here.closing else call.run(),
+        "os.close": lambda call: postponed.append(call) if is_own_lock(call) else call.run(),
+    },
+    "lockf for flock": {"fcntl.flock": lambda call: call.other("fcntl.lockf", fcntl.lockf, *call.args)},
+    "O_TRUNC on the lock file": lock_flags(lambda flags: flags | os.O_TRUNC),
+    "O_CREAT on a lock file that exists": lock_flags(lambda flags: flags if here.closing else flags | os.O_CREAT),
+    "no O_NOFOLLOW": lock_flags(lambda flags: flags & ~os.O_NOFOLLOW),
+    "stale cleared without asking whether it is live": {"socket.connect_ex": lambda _: errno.ECONNREFUSED},
+    "asking with a stream connect only": {"socket.connect_ex": connect_as_a_client},
+    "no second probe": {
+        "socket.connect_ex": lambda call: call.run() if call.args[0].type == socket.SOCK_DGRAM else errno.ECONNREFUSED
+    },
+    "probing with what stands for socket.socket": {"socket.socket": lambda call: socket.socket(*call.args)},
+    "no wait for a bind that is half done": {"os.rename": lambda _: None},
+    "the name not compared before its unlink": compared(lambda _: here.found),
+    "the name compared by its inode alone": compared(with_the_time_found),
+    "stat for lstat": {
+        "os.lstat": lambda call: call.run() if of_lock(call) else call.other("os.stat", os.stat, *call.args)
+    },
+    "the mode set after listen": {"socket.bind": bind_and_listen},
+    "chmod through a link": chmod_as(lambda _: here.address),
+    "/proc/self for /proc/thread-self": chmod_as(lambda path: path.replace("/thread-self/", "/self/")),
+    "the mode not looked at after chmod": {"os.chmod": chmod_and_note, "os.lstat": look_at_the_mode_set},
+    "the relative path kept for close": other_paths(
+        lambda path: os.path.relpath(path, here.directory) if here.closing else path
+    ),
+    "a normalised path": other_paths(os.path.normpath),
+    "two closers in one close": {"Guard.close": close_in_any_case},
+    "a start that fails after bind leaves its socket file": {"os.lstat": look_unless_undoing},
+    "what a signal handler raises taken for an answer of the system": {"*": take_for_an_answer},
+    "a dropped guard keeps its lock": {"Guard": {"__del__": warn_only}},
+    "a guard that can be copied": {"Guard": {"__reduce__": object.__reduce__}},
+}
