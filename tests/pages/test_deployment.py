@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
@@ -41,26 +40,27 @@ STARTS = {
 def block(part):
     """The one block of code of the page that has `part` in it."""
     [text] = [text for text in re.findall(r"^ *```\w+\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL) if part in text]
-    return textwrap.dedent(text)
+    return text.strip()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
-@pytest.mark.parametrize("way", ["install", "systemd-tmpfiles", "chown"])
-def test_a_member_of_the_group_connects_and_another_user_does_not(way, directory, user):
-    if shutil.which(way) is None:
-        pytest.skip(f"no {way}")
+@pytest.mark.parametrize(
+    ("part", "run_by"), [("install", ["sh", "-e"]), ("d /run", ["systemd-tmpfiles", "--create", "-"]), ("os.chown", [])]
+)
+def test_a_member_of_the_group_connects_and_another_user_does_not(part, run_by, directory, user):
+    if run_by and shutil.which(run_by[0]) is None:
+        pytest.skip(f"no {run_by[0]}")
     place, path, group = str(directory / "app"), str(directory / "app" / "a.sock"), grp.getgrnam("daemon").gr_gid
     directory.chmod(0o755)
-    if way == "chown":
-        os.mkdir(place, mode=0o755)
-        guard = unixsock.bind_exclusive(path, mode=0o660)[1]
-        exec(block("os.chown"), {"os": os, "guard": guard, "gid": group})
-    else:
-        part, command = ("install", ["sh", "-e"]) if way == "install" else ("d /run", [way, "--create", "-"])
-        code = block(part).replace("/run/app", place).replace(" app ", " nobody ").replace("www-data", "daemon")
-        subprocess.run(command, input=code.encode(), timeout=PATIENCE, check=True)
+    code = block(part).replace("/run/app", place).replace(" app ", " nobody ").replace("www-data", "daemon")
+    if run_by:
+        subprocess.run(run_by, input=code.encode(), timeout=PATIENCE, check=True)
         guard = contextlib.nullcontext()
         user.do("sock, guard = unixsock.bind_exclusive(path, mode=0o660)", path=path)
+    else:
+        os.mkdir(place, mode=0o755)
+        guard = unixsock.bind_exclusive(path, mode=0o660)[1]
+        exec(code, {"os": os, "guard": guard, "gid": group})
     connect = "os.setgroups(groups); os.setgid(64000); os.setuid(64000); socket.socket(socket.AF_UNIX).connect(path)"
     with guard, Child() as member, Child() as stranger:
         member.do(connect, groups=[group], path=path)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,21 +37,11 @@ NGINX = """
 user daemon {group}; pid {place}/pid; error_log {place}/errors; events {{}}
 http {{ access_log off; server {{ listen unix:{place}/front; location / {{ proxy_pass http://unix:{path}:/; }} }} }}
 """
-SUPERVISORD = (
-    "[supervisord]\nnodaemon=true\nlogfile={place}/log\npidfile={place}/pid\n"
-    "[program:app]\ncommand={command}\nstartretries=0\n"
-)
-
-
-def needs(program):
-    if shutil.which(program) is None and os.environ.get("UNIXSOCK_RECIPES") != "all":
-        pytest.skip(f"no {program}")
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[0])
 def test_a_server_on_the_pages_lines_is_alone_and_starts_again_after_kill_9(line, path, directory, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
-    needs(line.split()[0])
     (directory / "app.py").write_text(APP)
     kill = os.killpg if "gunicorn" in line else os.kill  # its workers would take their time to notice
     for number in (signal.SIGKILL, signal.SIGTERM):
@@ -68,7 +57,6 @@ def test_a_server_on_the_pages_lines_is_alone_and_starts_again_after_kill_9(line
 @pytest.mark.skipif(os.geteuid() != 0, reason="nginx and the application are two users")
 @pytest.mark.parametrize(("group", "status"), [("daemon", 200), ("nogroup", 502)])
 def test_nginx_connects_as_a_member_of_the_directorys_group(group, status, directory, user):
-    needs("nginx")
     place, path = directory / "app", str(directory / "app" / "a.sock")
     directory.chmod(0o755)
     subprocess.run(["install", "-d", "-o", "nobody", "-g", "daemon", "-m", "2750", place], check=True)
@@ -92,7 +80,6 @@ def test_a_supervisor_starts_it_again_after_status_75_until_the_owner_has_ended(
     supervisor, path, directory, monkeypatch
 ):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
-    needs(supervisor)
     # supervisord starts a program again that took longer than its startsecs, 1; startretries is for the others.
     waits, then = ("1.5", "entered RUNNING") if supervisor == "supervisord" else ("0", "serves")
     serves = [sys.executable, "-c", "import time; print('serves', flush=True); time.sleep(60)"]
@@ -100,13 +87,15 @@ def test_a_supervisor_starts_it_again_after_status_75_until_the_owner_has_ended(
     for name, text in {"run": f"exec {command}", "finish": 'echo "status $1"'}.items():
         (directory / name).write_text(f"#!/bin/sh\n{text}\n")
         (directory / name).chmod(0o755)
-    (directory / "conf").write_text(SUPERVISORD.format(place=directory, command=command))
+    (directory / "conf").write_text(
+        f"[supervisord]\nnodaemon=true\nlogfile={directory}/log\npidfile={directory}/pid\n"
+        f"[program:app]\ncommand={command}\nstartretries=0\n"
+    )
     arguments = ["-c", str(directory / "conf")] if supervisor == "supervisord" else [str(directory)]
     with unixsock.bind_exclusive(path)[1] as guard, Program([supervisor, *arguments]) as running:
-        while "status 75" not in running.line():
-            pass
-        guard.close()
-        while then not in running.line():
-            pass
+        for said in ("status 75", then):
+            while said not in running.line():
+                pass
+            guard.close()
         os.kill(running.pid, signal.SIGTERM)  # it ends what it has started
         running.wait()
