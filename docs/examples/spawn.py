@@ -8,6 +8,7 @@ file, which the next start removes.
 import http.server
 import multiprocessing
 import multiprocessing.reduction
+import multiprocessing.resource_tracker
 import os
 import signal
 import socket
@@ -45,13 +46,14 @@ def work(sock: socket.socket, lock: Any) -> None:  # noqa: ANN401 - multiprocess
         server.socket.close()  # one of its own, not bound
         server.socket = sock
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"worker {os.getpid()}", flush=True)
+        os.write(1, b"worker %d\n" % os.getpid())  # in one piece, for all workers write to the same place
         signal.sigwait(STOP)
         server.shutdown()  # accepts no more; the end of the with statement waits for the requests in progress
 
 
 def main(path: str, method: str) -> None:
     """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
+    multiprocessing.resource_tracker.ensure_running()  # now, for when it starts it unblocks both signals
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         sock, guard = unixsock.bind_exclusive(path, timeout=5)

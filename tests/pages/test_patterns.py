@@ -1,23 +1,29 @@
 """The examples of workers, a standby, a wrapper and a look at the peer do what they say, as programs of their own."""
 
+import asyncio
 import contextlib
 import http.client
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
+import textwrap
+import threading
+import types
 from pathlib import Path
 
 import pytest
 
 import unixsock
-from children import PATIENCE
-from programs import EXAMPLES, Connection, Program, end, refused, served_by
+from children import PATIENCE, Child, ChildError
+from programs import EXAMPLES, Connection, Program, end, refused, served_by, slow_request, until_refused
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="no abstract names here")
 not_as_nobody = pytest.mark.skipif(os.geteuid() == 65534, reason="a server that runs as nobody serves nobody")
@@ -49,9 +55,9 @@ def test_without_an_address_it_says_how_it_is_called(name):
 
 
 @contextlib.contextmanager
-def prefork(path):
-    """prefork.py, and the pids of its workers."""
-    with started("prefork.py", path) as parent:
+def workers(path, name, *method):
+    """prefork.py, or spawn.py, and the pids of its workers."""
+    with started(name, path, *method) as parent:
         assert parent.line() == f"pid {parent.pid} listens at {path}"
         yield parent, {worker(parent) for _ in range(4)}
 
@@ -61,55 +67,107 @@ def worker(parent):
     return int(re.fullmatch(r"worker (\d+)", parent.line())[1])
 
 
-def test_forked_workers_answer_and_a_second_parent_is_refused(path):
-    with prefork(path) as (parent, workers):
-        assert len(workers) == 4
-        assert all(served_by(path) in workers for _ in range(20))
-        assert taken_by(parent.pid) in refusal("prefork.py", path)
+of_workers = pytest.mark.parametrize(
+    "program", [("prefork.py",), ("spawn.py", "spawn"), ("spawn.py", "forkserver")], ids=" ".join
+)
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["from the service manager", "from the terminal"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_parent_ends_with_its_workers(path, send, number):
-    with prefork(path) as (parent, workers):
-        served_by(path)
+@of_workers
+def test_workers_answer_a_second_parent_is_refused_and_workers_serve_on_without_theirs(path, program):
+    with workers(path, *program) as (parent, pids):
+        assert all(served_by(path) in pids for _ in range(20))
+        assert taken_by(parent.pid) in refusal(program[0], path)
+        end(parent.pid, signal.SIGKILL)
+        while pids:
+            assert served_by(path) in pids
+            with pytest.raises(unixsock.AddressInUseError):
+                unixsock.bind_exclusive(path)
+            if program == ("prefork.py",) and shutil.which("fuser"):
+                found = subprocess.run(["fuser", f"{path}.lock"], capture_output=True, timeout=PATIENCE, check=True)
+                assert {int(pid) for pid in found.stdout.split()} == pids
+            end(pids.pop(), signal.SIGTERM)
+        assert os.path.exists(path) == (program != ("prefork.py",))  # a forked worker's guard has removed it
+        unixsock.bind_exclusive(path)[1].close()
+        assert parent.wait() == (-signal.SIGKILL, "")
+
+
+@of_workers
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)],
+    ids=["from the service manager", "from the terminal"],
+)
+def test_the_parent_ends_with_its_workers_which_finish_their_requests_without_new_clients(path, program, send, number):
+    with workers(path, *program) as (parent, pids), slow_request(path) as finish:
         send(parent.pid, number)
+        until_refused(path)
+        assert finish() in pids
         assert parent.wait() == (0, "")
-        for pid in workers:
+        for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
     assert not os.path.exists(path)
 
 
 def test_a_worker_that_dies_is_replaced(path):
-    with prefork(path) as (parent, workers):
-        dead = workers.pop()
+    with workers(path, "prefork.py") as (parent, pids):
+        dead = pids.pop()
         os.kill(dead, signal.SIGKILL)
         assert parent.line() == f"worker {dead} has died"
         new = worker(parent)
-        for pid in (parent.pid, *workers):
+        for pid in (parent.pid, *pids):
             end(pid, signal.SIGKILL)
         assert served_by(path) == new
 
 
-def test_workers_serve_on_after_their_parent_was_killed_until_the_last_has_ended(path):
-    with prefork(path) as (parent, workers):
-        end(parent.pid, signal.SIGKILL)
-        while workers:
-            assert served_by(path) in workers
-            assert "in use" in refusal("prefork.py", path)
-            end(workers.pop(), signal.SIGTERM)
-        assert not os.path.exists(path)  # the last one's guard has cleared it
-        unixsock.bind_exclusive(path)[1].close()
-        assert parent.wait() == (-signal.SIGKILL, "")
+def one_instance(path, word):
+    return started("one_instance.py", path, word)
 
 
-@pytest.mark.skipif(shutil.which("fuser") is None, reason="no fuser")
-def test_fuser_finds_the_workers_of_a_dead_parent(path):
-    with prefork(path) as (parent, workers):
-        end(parent.pid, signal.SIGKILL)
-        found = subprocess.run(["fuser", f"{path}.lock"], capture_output=True, timeout=PATIENCE, check=True)
-        assert {int(pid) for pid in found.stdout.split()} == workers
+def test_of_eight_started_at_once_one_serves_and_seven_are_answered_once_each(path):
+    with contextlib.ExitStack() as stack:
+        calls = {f"word{i}": stack.enter_context(one_instance(path, f"word{i}")) for i in range(8)}
+        said = {word: call.line() for word, call in calls.items()}
+        [first] = [word for word in calls if said[word] == f"done: {word}"]
+        server = calls.pop(first)
+        assert server.line() == f"pid {server.pid} has done: {first}"
+        for word, call in calls.items():
+            assert said[word] == f"pid {server.pid} has done: {word}"
+            assert call.wait() == (0, "")
+        assert {server.line() for _ in calls} == {f"done: {word}" for word in calls}
+        assert one_instance(path, "last").wait() == (0, "")
+        assert server.line() == "done: last"
+        assert server.end(signal.SIGTERM) == (0, "")
+    assert not os.path.exists(path)
+
+
+# Hangs when it has done what the second call asks for, and has not answered.
+HANGS = """
+import builtins, runpy, sys, threading
+
+def print(*words, **options):
+    said(*words, **options)
+    if words == ("done:", "second"):
+        threading.Event().wait()
+
+said, builtins.print = builtins.print, print
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_call_whose_server_is_killed_ends_with_an_error_and_the_next_one_serves(path):
+    with Program([sys.executable, "-c", HANGS, str(EXAMPLES / "one_instance.py"), path, "first"]) as server:
+        assert server.line() == "done: first"
+        server.line()
+        with one_instance(path, "second") as second:
+            assert server.line() == "done: second"
+            server.end(signal.SIGKILL)
+            status, errors = second.wait()
+            assert status == 1
+            assert re.fullmatch(r"one_instance\.py: .*\n", errors)
+    with one_instance(path, "third") as third:
+        assert third.line() == "done: third"
 
 
 @contextlib.contextmanager
@@ -187,45 +245,37 @@ class TLSConnection(Connection):
 def served_over_tls_by(path, certificate):
     with contextlib.closing(TLSConnection(path, certificate[0])) as connection:
         connection.request("GET", "/")
-        return int(re.fullmatch(rb"Hello from pid (\d+)\n", connection.getresponse().read())[1])
+        response = connection.getresponse()
+        assert response.length
+        return int(re.fullmatch(rb"Hello from pid (\d+)\n", response.read())[1])
 
 
-def test_with_a_tls_wrapper_around_the_listener_the_lock_stays(path, certificate):
+def test_with_a_tls_wrapper_around_the_listener_the_lock_stays_until_the_wrapper_is_closed(path, certificate):
     with tls(path, certificate) as server:
         assert served_over_tls_by(path, certificate) == server.pid
         assert taken_by(server.pid) in refusal("tls.py", path, *certificate)
+        server.end(signal.SIGKILL)
+    with tls(path, certificate) as server, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(path)  # does not shake hands, and keeps no other client waiting
+        with contextlib.closing(Connection(path)) as connection, pytest.raises((OSError, http.client.HTTPException)):
+            connection.request("GET", "/")  # speaks no TLS, and is cut off without a traceback
+            connection.getresponse()
         assert served_over_tls_by(path, certificate) == server.pid
-
-
-def test_a_wrapper_closed_before_the_guard_frees_the_name(path, certificate):
-    with tls(path, certificate) as server:
-        served_over_tls_by(path, certificate)
         assert server.end(signal.SIGTERM) == (0, "")
     assert not os.path.exists(path)
 
 
-def test_after_kill_9_a_server_with_a_wrapper_starts_again(path, certificate):
-    with tls(path, certificate) as server:
-        server.end(signal.SIGKILL)
-    assert os.path.exists(path)
-    with tls(path, certificate) as server:
-        assert served_over_tls_by(path, certificate) == server.pid
-
-
-def test_a_client_that_does_not_shake_hands_keeps_nobody_waiting(path, certificate):
-    with tls(path, certificate) as server, socket.socket(socket.AF_UNIX) as silent:
-        silent.connect(path)
-        assert served_over_tls_by(path, certificate) == server.pid
-        assert server.end(signal.SIGTERM) == (0, "")
-
-
-def test_a_client_that_speaks_no_tls_is_cut_off_without_a_traceback(path, certificate):
-    with tls(path, certificate) as server:
-        with contextlib.closing(Connection(path)) as connection, pytest.raises((OSError, http.client.HTTPException)):
-            connection.request("GET", "/")
-            connection.getresponse()
-        assert served_over_tls_by(path, certificate) == server.pid
-        assert server.end(signal.SIGTERM) == (0, "")
+def test_the_end_of_an_answer_over_tls_is_no_cut(path, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certificate[0])
+    with tls(path, certificate), socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(PATIENCE)
+        plain.connect(path)
+        with context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while client.recv(4096):  # SSLEOFError where close_notify is missing
+                pass
+            client.unwrap()
 
 
 def test_a_certificate_that_cannot_be_had_is_told_before_anything_is_bound(path, directory):
@@ -298,6 +348,19 @@ def test_in_a_user_namespace_nobody_is_taken_for_our_own_user(address):
 
 
 @on_linux
+def test_a_peer_with_our_own_pid_is_unknown_and_refused(address):
+    # gVisor answers so for every peer. On Linux, it is a server in the client's own process.
+    asks = f"import runpy; runpy.run_path({str(EXAMPLES / 'peer.py')!r})['ask'](address)"
+    with Child() as child:
+        child.do("sock, guard = unixsock.bind_abstract(address)", address=address)
+        with pytest.raises(ChildError, match="not our server's: it belongs to an unknown user") as refusal:
+            child.do(asks)
+        assert refusal.value.kind == "SystemExit"
+        child.do("with sock.accept()[0] as client: got = client.recv(100).decode()")
+        assert child.value("got") == ""
+
+
+@on_linux
 @as_root
 def test_a_client_sends_nothing_to_a_server_of_another_user(address, user):
     user.do("sock, guard = unixsock.bind_abstract(address)", address=address)
@@ -305,3 +368,115 @@ def test_a_client_sends_nothing_to_a_server_of_another_user(address, user):
     assert ask(address) == (1, "", f"peer.py: {address} is not our server's: it belongs to uid 65534\n")
     user.do("with sock.accept()[0] as client: got = client.recv(100).decode()")
     assert user.value("got") == ""
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", (EXAMPLES.parent / "recipes.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def block(words):
+    """The code in recipes.md that has these words."""
+    [code] = [code for code in BLOCKS if words in code]
+    return code
+
+
+def run(code, **names):
+    exec(code, names)
+    return names
+
+
+def test_each_block_of_the_page_is_run_here():
+    asked = re.findall(r'block\("(.+?)"\)', Path(__file__).read_text())
+    assert {*map(block, asked)} == {*BLOCKS}
+
+
+def test_a_loop_that_forks_and_accepts_serves_on_without_its_first_process(path):
+    code = f"import os, unixsock; path = {path!r}\n" + block("in range(3)")
+    with Program([sys.executable, "-c", code]) as parent:
+        while True:
+            with (
+                contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
+                socket.socket(socket.AF_UNIX) as client,
+            ):
+                client.connect(path)
+                if client.recv(100) != b"Hello from pid %d" % parent.pid:
+                    break
+        end(parent.pid)
+        with pytest.raises(unixsock.AddressInUseError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert client.recv(100).startswith(b"Hello from pid ")
+            unixsock.bind_exclusive(path)
+
+
+def test_a_child_that_closes_the_guard_after_the_fork_is_not_in_the_way(path):
+    with Child() as parent:
+        parent.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
+        parent.do(block("register_at_fork"))
+        with parent.fork() as child:
+            assert child.value("guard.closed")
+            assert not parent.value("guard.closed")
+            parent.do("guard.close()")
+            unixsock.bind_exclusive(path)[1].close()
+
+
+def test_a_closed_asyncio_server_leaves_the_socket_file_to_the_other_workers(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    serve = "async def serve():\n" + textwrap.indent(block("cleanup_socket") + "server.close()", "    ")
+    with guard:
+        asyncio.run(run(serve, asyncio=asyncio, sys=sys, sock=sock, handler=None)["serve"]())
+        assert os.path.exists(path)
+
+
+def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
+    listener = run(block("class UnixListener"), unixsock=unixsock)["UnixListener"](path)
+    with pytest.raises(unixsock.AddressInUseError):
+        unixsock.bind_exclusive(path)
+    listener.close()
+    assert not os.path.exists(path)
+
+
+def test_a_wait_in_asyncio_can_be_cancelled_and_ends_with_the_owner(path):
+    bind_when_free = run(block("bind_when_free"), asyncio=asyncio, unixsock=unixsock)["bind_when_free"]
+
+    async def wait():
+        guard = unixsock.bind_exclusive(path)[1]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(bind_when_free(path), 0.05)
+        asyncio.get_running_loop().call_later(0.05, guard.close)
+        (await bind_when_free(path))[1].close()
+
+    asyncio.run(wait())
+
+
+def test_a_server_can_ask_whether_the_socket_file_is_still_its_own(path):
+    with unixsock.bind_exclusive(path)[1] as guard:
+        still_ours = run(block("still_ours"), os=os, guard=guard)["still_ours"]
+        assert still_ours()
+        os.unlink(path)
+        assert not still_ours()
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.bind(path)
+            assert not still_ours()
+
+
+@pytest.mark.parametrize("wait", ["sock.accept()", "select.select([sock], [], [])", "poll(sock)"])
+def test_a_fixture_wakes_the_thread_of_its_server(wait):
+    def poll(sock):
+        (poller := select.poll()).register(sock, select.POLLIN)
+        poller.poll()
+
+    def serve(sock):
+        with contextlib.suppress(OSError):
+            eval(wait, {"sock": sock, "select": select, "poll": poll})
+            sock.accept()
+
+    parts = {"tempfile": tempfile, "threading": threading, "socket": socket, "unixsock": unixsock, "serve": serve}
+    server = run(block("pytest.fixture"), pytest=types.SimpleNamespace(fixture=contextlib.contextmanager), **parts)
+    with server["server"]() as address:
+        assert os.path.exists(address)
+    assert not os.path.exists(address)
+
+
+def test_a_cell_can_run_twice(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    names = run(block("globals()"), unixsock=unixsock)
+    run(block("globals()"), **names)["guard"].close()

@@ -6,7 +6,6 @@ import os
 import re
 import select
 import signal
-import socket
 import sys
 import threading
 
@@ -14,7 +13,7 @@ import pytest
 
 import unixsock
 from children import PATIENCE, exit_of
-from programs import EXAMPLES, Program, answer, end, refused, served_by
+from programs import EXAMPLES, Program, answer, end, refused, served_by, slow_request
 
 UPGRADE = EXAMPLES / "upgrade.py"
 
@@ -116,23 +115,6 @@ def test_through_20_upgrades_no_client_is_refused_no_request_is_lost_and_nobody_
         end(versions[-1])
         unixsock.bind_exclusive(path, timeout=PATIENCE)[1].close()
         assert server.wait() == (0, "")
-
-
-@contextlib.contextmanager
-def slow_request(path):
-    """A client in the middle of its request, accepted by who serves now; calling it gives the pid that answers."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(PATIENCE)
-        client.connect(path)
-        client.sendall(b"GET / HTTP/1.0\r\n")
-        served_by(path)  # came after it, and has been accepted
-
-        def finish():
-            client.sendall(b"\r\n")
-            with client.makefile("rb") as response:
-                return int(re.search(rb"Hello from pid (\d+)\n\Z", response.read())[1])
-
-        yield finish
 
 
 def test_a_slow_request_is_finished_by_the_version_that_accepted_it_and_then_it_leaves(path):

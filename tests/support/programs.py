@@ -108,13 +108,15 @@ def until_refused(path):
     """Connect until the server at `path` is there for new clients no longer."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with contextlib.closing(Connection(path)) as client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.closing(Connection(path)) as client:
             try:
                 client.connect()
             except (ConnectionRefusedError, FileNotFoundError):
                 return
-            client.request("GET", "/")
-            select.select([client.sock], [], [], 0.05)  # an answer, or its end, which came with the listener's
+            with contextlib.suppress(OSError, http.client.HTTPException):  # its end came with the listener's
+                client.request("GET", "/")
+                if select.select([client.sock], [], [], 1.0)[0]:
+                    client.getresponse().read()
     raise AssertionError("clients can connect, and are not answered")
 
 
@@ -128,3 +130,20 @@ def end(pid, number=signal.SIGKILL):
     with contextlib.closing(exit_of(pid)) as ended:
         os.kill(pid, number)
         assert select.select([ended], [], [], PATIENCE)[0], f"pid {pid} has not ended"
+
+
+@contextlib.contextmanager
+def slow_request(path):
+    """A client in the middle of its request, accepted by who serves now; calling it gives the pid that answers."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(path)
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        served_by(path)  # came after it, and has been accepted
+
+        def finish():
+            client.sendall(b"\r\n")
+            with client.makefile("rb") as response:
+                return int(re.search(rb"Hello from pid (\d+)\n\Z", response.read())[1])
+
+        yield finish
