@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from children import Child, ChildError
+from observed import BIND
 
 # Each ends up at m, and finds in lower what somebody has left there.
 MOUNT = {
@@ -47,8 +48,6 @@ if not FILESYSTEMS:
 
 # Here a file's device number in stat(2) is not the one in /proc/locks.
 OWNER_UNKNOWN = ("overlay-of-two", "btrfs")
-
-BIND = "sock, guard = unixsock.bind_exclusive(path)"
 
 BIND_REFUSED = """
 try:

@@ -1,22 +1,21 @@
 """One owner also across namespaces, as containers that share a directory are made of: a file is one file in them all.
 
-Real ones, which an ordinary user may make in a user namespace of his own; skipped where the system forbids that.
+Real ones, which an ordinary user may make in a user namespace of its own; skipped where the system forbids that.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
-import sys
 
 import pytest
 
 import unixsock
-from children import Child
+from children import Child, ChildError
+from observed import BIND, BOUND, on_linux, raised_by, refused, start_and_close
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces(7) are Linux's")
-
-BIND = "sock, guard = unixsock.bind_exclusive(path)"
+pytestmark = on_linux
 
 START = """
 try:
@@ -24,11 +23,9 @@ try:
     _ = ["started", None]
 except unixsock.AddressInUseError as error:
     _ = ["refused", error.owner_pid]
-except OSError as error:
-    _ = [type(error).__name__, error.filename]
 """
 
-# Whoever is not root may make no namespace, but for one of users, in which he may then make the others.
+# Without root a process may make a namespace of users only, and the others in that one.
 ENTER = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -73,12 +70,6 @@ def inside(outer):
         yield first
 
 
-def refused(path, owner):
-    with pytest.raises(unixsock.AddressInUseError, match="taken by") as refusal:
-        unixsock.bind_exclusive(path)
-    assert refusal.value.owner_pid == owner
-
-
 def serves(server, client, address):
     """Whether the `client`, a process like the `server`, is served by its `sock` at `address`."""
     client.do("client = socket.socket(socket.AF_UNIX)\nclient.connect(address)", address=address)
@@ -86,7 +77,7 @@ def serves(server, client, address):
     return client.value("client.recv(5).decode()") == "hello"
 
 
-def test_an_owner_outside_the_pid_namespace_refuses_those_inside_who_are_not_told_his_pid(path):
+def test_an_owner_outside_the_pid_namespace_refuses_those_inside_who_are_not_told_its_pid(path):
     with Child() as outer, inside(outer) as inner, Child() as owner:
         owner.do(BIND, path=path)
         assert inner.do(START, path=path) == ["refused", None]
@@ -95,15 +86,15 @@ def test_an_owner_outside_the_pid_namespace_refuses_those_inside_who_are_not_tol
         assert inner.do(START) == ["started", None]
 
 
-def test_an_owner_inside_the_pid_namespace_is_named_by_the_pid_that_he_has_outside(path):
+def test_an_owner_inside_the_pid_namespace_is_named_by_the_pid_that_it_has_outside(path):
     with Child() as outer, inside(outer) as inner:
         inner.do(BIND, path=path)
-        refused(path, owner=inner.pid)
-        assert inner.do(START) == ["refused", 1]  # his own, as he knows it
+        assert refused(path).owner_pid == inner.pid
+        assert inner.do(START) == ["refused", 1]  # its own, as it knows it
         with Child() as client:
             assert serves(inner, client, path)
         inner.kill()
-        unixsock.bind_exclusive(path)[1].close()
+        start_and_close(path)
 
 
 def test_with_the_proc_of_another_pid_namespace_no_foreign_pid_is_told(path):
@@ -115,7 +106,7 @@ def test_with_the_proc_of_another_pid_namespace_no_foreign_pid_is_told(path):
                 assert second.do(START, path=path) == ["refused", None]
                 second.kill()
                 outer.do("os.wait()")  # the first process of a namespace ends after all others
-            refused(path, owner=owner.pid)
+            assert refused(path).owner_pid == owner.pid
 
 
 def test_inside_a_pid_namespace_an_owner_that_has_ended_is_not_named_when_only_a_fork_of_it_holds_on(path):
@@ -140,7 +131,7 @@ def test_a_directory_that_is_mounted_elsewhere_too_has_one_owner_by_both_paths(d
         assert serves(owner, second, str(directory / "other" / "a.sock"))
         owner.kill()
         second.do(BIND)  # over the dead name
-        refused(str(directory / "data" / "a.sock"), owner=second.pid)
+        assert refused(str(directory / "data" / "a.sock")).owner_pid == second.pid
 
 
 def test_a_socket_that_is_mounted_by_itself_keeps_its_server_but_has_a_lock_of_its_own(directory, path):
@@ -154,13 +145,14 @@ def test_a_socket_that_is_mounted_by_itself_keeps_its_server_but_has_a_lock_of_i
         assert serves(owner, second, str(mounted))
         assert second.do(START, path=str(mounted)) == ["refused", None]  # by the server, not by its lock
         owner.kill()
-        assert second.do(START) == ["OSError", str(mounted)]  # EBUSY: what is mounted on cannot be removed
+        assert raised_by(second, str(mounted)) == ("OSError", errno.EBUSY, str(mounted))  # it is mounted on
         assert os.path.exists(f"{mounted}.lock")
 
 
-def test_a_path_has_one_owner_across_network_namespaces_and_is_reached_from_each(path):
+@pytest.mark.parametrize("kind", ["net", "user"])
+def test_a_path_has_one_owner_across_namespaces_and_is_reached_from_each(path, kind):
     with Child() as owner, Child() as second:
-        enter(second, "net")
+        enter(second, kind)
         owner.do(BIND, path=path)
         assert second.do(START, path=path) == ["refused", owner.pid]
         assert serves(owner, second, path)
@@ -174,8 +166,7 @@ def test_a_server_without_the_lock_in_another_network_namespace_keeps_its_name(p
         enter(server, "net")
         server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind))\nsock.bind(path)", kind=kind, path=path)
         inode = os.stat(path).st_ino
-        with pytest.raises(unixsock.AddressInUseError, match="a socket is still bound"):
-            unixsock.bind_exclusive(path)
+        refused(path, BOUND)
         assert os.stat(path).st_ino == inode
 
 
@@ -186,24 +177,17 @@ def test_an_abstract_name_can_be_had_once_in_each_network_namespace_and_is_reach
         other.do("sock, guard = unixsock.bind_abstract(name)", name=name)
         with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
             client.connect("\0" + name)
-        with unixsock.bind_abstract(name)[1], pytest.raises(unixsock.AddressInUseError):
-            unixsock.bind_abstract(name)
+        with unixsock.bind_abstract(name)[1]:
+            refused(name, "abstract name", unixsock.bind_abstract)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a lock file of another user")
 def test_roots_name_in_a_user_namespace_gives_no_right_to_the_lock_file_of_another_user(directory, path, user):
-    unixsock.bind_exclusive(path)[1].close()
+    start_and_close(path)
     directory.chmod(0o777)
     enter(user, "user")
     assert user.value("os.geteuid()") == 0
-    assert user.do(START, path=path) == ["PermissionError", path + ".lock"]
-
-
-def test_the_same_user_in_a_user_namespace_is_kept_out_by_the_lock_and_told_who_has_it(path):
-    with Child() as owner, Child() as second:
-        enter(second, "user")
-        owner.do(BIND, path=path)
-        assert second.do(START, path=path) == ["refused", owner.pid]
+    assert raised_by(user, path) == ("PermissionError", errno.EACCES, path + ".lock")
 
 
 def test_in_a_chroot_the_path_is_another_and_the_owner_the_same(directory, path):
@@ -222,10 +206,7 @@ def test_in_a_chroot_without_proc_a_mode_beyond_the_umask_fails_and_says_what_is
         enter(child, "mount")
         child.do("os.chroot(root)\nos.umask(0o022)", root=str(directory))
         child.do("unixsock.bind_exclusive('/a.sock', mode=0o644)[1].close()")
-        said = child.do(
-            "try: unixsock.bind_exclusive('/a.sock', mode=0o666)\n"
-            "except FileNotFoundError as error: _ = [error.strerror, error.filename]"
-        )
-        assert said[1] == "/a.sock"
-        assert "through /proc" in said[0]
+        with pytest.raises(ChildError, match="through /proc") as refusal:
+            child.do("unixsock.bind_exclusive('/a.sock', mode=0o666)")
+        assert (refusal.value.kind, refusal.value.filename) == ("FileNotFoundError", "/a.sock")
     assert os.listdir(directory) == ["a.sock.lock"]

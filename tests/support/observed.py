@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import unixsock
-from children import Child, ChildError
+from children import PATIENCE, Child, ChildError
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
 if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets
@@ -66,6 +66,7 @@ def start_and_close(path, **options):
 def reaches(path, server):
     """Whether a client of `path` gets to `server`: a listening socket, or a Child that has one as `sock`."""
     with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
         try:
             client.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
