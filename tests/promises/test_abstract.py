@@ -1,6 +1,7 @@
 """An abstract name is no file: the kernel itself keeps its one owner, and frees it with the last descriptor."""
 
 import errno
+import gc
 import os
 import secrets
 import socket
@@ -149,11 +150,19 @@ def test_who_waits_gets_the_name_when_its_owner_leaves_and_is_refused_in_the_end
 
 
 @on_linux
-@pytest.mark.parametrize("call", ["socket.bind", "socket.listen"])
+@pytest.mark.parametrize("call", ["socket.socket", "socket.bind", "socket.listen"])
 def test_what_fails_on_the_way_names_the_name_and_frees_it(name, call):
     with instead(call, failing(errno.ENOBUFS)), pytest.raises(OSError, match=name) as refusal:
         bind_abstract(name)
     assert (refusal.value.errno, refusal.value.filename) == (errno.ENOBUFS, name)
+    bind_abstract(name)[1].close()
+
+
+@on_linux
+def test_a_name_is_free_when_its_guard_and_its_socket_were_dropped(name):
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        bind_abstract(name)
+        gc.collect()
     bind_abstract(name)[1].close()
 
 

@@ -11,6 +11,7 @@ import pytest
 import unixsock
 from children import Child
 from observed import imported_anew, raised_by, reaches, refused, start_and_close
+from system_calls import failing, instead
 
 LIMIT = 107 if sys.platform == "linux" else 103
 
@@ -155,6 +156,9 @@ def test_without_a_working_directory_a_relative_path_is_refused_and_an_absolute_
         child.do("os.chdir(gone); os.rmdir(gone)", gone=str(directory / "gone"))
         assert raised_by(child, "a.sock") == ("FileNotFoundError", errno.ENOENT, "a.sock")
         child.do("unixsock.bind_exclusive(path, mode=0o600)[1].close()", path=path)
+    with instead("os.getcwd", failing(errno.ENOENT)), pytest.raises(FileNotFoundError) as refusal:
+        unixsock.bind_exclusive("a.sock")
+    assert refusal.value.filename == "a.sock"
     assert os.listdir(directory) == ["a.sock.lock"]
 
 

@@ -118,6 +118,12 @@ def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(direct
     assert owner_by(directory, path, elsewhere, other) is None
 
 
+@on_linux
+def test_a_pid_of_another_pid_namespace_is_not_named(path):
+    with unixsock.bind_exclusive(path)[1], instead("os.readlink", lambda _: "1"):  # where /proc/self leads to there
+        assert refused(path).owner_pid is None
+
+
 @pytest.mark.parametrize("lines", [[], ["FLOCK  ADVISORY  WRITE 0 {device}:{inode}"]], ids=["no table", "no pid here"])
 def test_an_owner_that_the_system_does_not_report_is_not_named(directory, path, lines):
     assert owner_by(directory, path, *lines) is None
