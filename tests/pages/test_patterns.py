@@ -183,21 +183,17 @@ def standby(path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
-def test_a_standby_takes_over_when_the_first_is_gone(path, number, status):
+def test_a_standby_takes_over_when_the_first_is_gone_and_ends_cleanly_while_it_waits(path, number, status):
     with standby(path) as (first, second):
+        with started("standby.py", path) as third:
+            third.line()
+            assert third.end(signal.SIGINT if status else signal.SIGTERM) == (0, "")
         assert served_by(path) == first.pid
         assert first.end(number) == (status, "")
         assert second.line() == f"pid {second.pid} listens at {path}"
         assert served_by(path) == second.pid
         assert second.end(signal.SIGTERM) == (0, "")
     assert not os.path.exists(path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_standby_ends_cleanly_while_it_waits_and_the_first_serves_on(path, number):
-    with standby(path) as (first, second):
-        assert second.end(number) == (0, "")
-        assert served_by(path) == first.pid
 
 
 def test_a_standby_does_not_wait_for_what_is_not_a_socket(path):
@@ -279,8 +275,7 @@ def test_the_end_of_an_answer_over_tls_is_no_cut(path, certificate):
 
 
 def test_a_certificate_that_cannot_be_had_is_told_before_anything_is_bound(path, directory):
-    missing = str(directory / "missing.pem")
-    status, errors = refused("tls.py", path, missing, missing)
+    status, errors = refused("tls.py", path, *2 * [str(directory / "missing.pem")])
     assert status == 1
     assert re.fullmatch(r"tls\.py: \[Errno 2\] .*\n", errors)
     assert os.listdir(directory) == []
@@ -458,15 +453,14 @@ def test_a_server_can_ask_whether_the_socket_file_is_still_its_own(path):
             assert not still_ours()
 
 
-@pytest.mark.parametrize("wait", ["sock.accept()", "select.select([sock], [], [])", "poll(sock)"])
-def test_a_fixture_wakes_the_thread_of_its_server(wait):
-    def poll(sock):
-        (poller := select.poll()).register(sock, select.POLLIN)
-        poller.poll()
+WAITS = ["sock.accept()", "select.select([sock], [], [])", "(poll := select.poll()).register(sock) or poll.poll()"]
 
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_fixture_wakes_the_thread_of_its_server(wait):
     def serve(sock):
         with contextlib.suppress(OSError):
-            eval(wait, {"sock": sock, "select": select, "poll": poll})
+            eval(wait, {"sock": sock, "select": select})
             sock.accept()
 
     parts = {"tempfile": tempfile, "threading": threading, "socket": socket, "unixsock": unixsock, "serve": serve}
