@@ -112,8 +112,10 @@ class Guard:
                 steps have been done. ``filename`` is the address or the lock file.
         """
         try:
-            # The one atomic step: with two threads inside, one would close a number that is another file's by now.
-            sock, lock = self._held.pop()
+            # The one atomic step is del: with two threads inside, one would close a number that is another file's by
+            # now. Not pop(): an interrupt between its return and the assignment would lose the lock, still held.
+            sock, lock = self._held[0]
+            del self._held[0]
         except IndexError:
             return
         try:

@@ -131,15 +131,20 @@ def test_what_goes_wrong_while_undoing_does_not_hide_what_went_wrong_first(direc
     start_and_close(path)
 
 
-LOSES = """
+INTERRUPT = """
 import random
 
 def interrupt(number, frame):
-    # Only inside bind_exclusive: once it has returned, closing the guard is up to the caller.
-    while frame and frame.f_code is not unixsock.bind_exclusive.__code__:
+    while frame and frame.f_code is not target:
         frame = frame.f_back
     if frame:
         raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+"""
+
+LOSES = """
+target = unixsock.bind_exclusive.__code__  # once it has returned, closing the guard is up to the caller
 
 def bind_until_interrupted(path):
     unixsock.bind_exclusive(path)[1].close()  # the first one after a fork is slow, and would get all the interrupts
@@ -159,23 +164,53 @@ def loses(path):
     except unixsock.AddressInUseError:
         return True
     return left
-
-signal.signal(signal.SIGALRM, interrupt)
 """
 
+CLOSES = """
+target = unixsock.Guard.close.__code__
 
-def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path):
-    turns = 300
+def keeps(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0002))
+        guard.close()
+    except KeyboardInterrupt:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    guard.close()
+    sock.close()
+    try:
+        unixsock.bind_exclusive(path)[1].close()
+    except unixsock.AddressInUseError:
+        return True
+
+_ = sum(bool(keeps(f"{path}{turn}")) for turn in range(turns))
+"""
+
+# Up to CPython 3.10, and on PyPy, a signal can also come between the return of a function and what its caller does with
+# it, and then one in a hundred loses the lock.
+EXACT = platform.python_implementation() == "CPython" and sys.version_info >= (3, 11)
+
+
+@pytest.fixture
+def interrupted():
     # Not where coverage is measured: the interrupts would hit the code that measures.
-    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    with Child(env=unmeasured) as starter:
-        starter.do(LOSES)
-        lost = 0
-        for _ in range(turns):
-            with starter.fork() as interrupted:
-                lost += interrupted.value("loses(path)", path=path)
-            start_and_close(path)
-    # Up to CPython 3.10, and on PyPy, a signal can also come between the return of a function and what its caller
-    # does with it, and then one in a hundred loses the lock. A guard made after bind loses every other one.
-    exact = platform.python_implementation() == "CPython" and sys.version_info >= (3, 11)
-    assert lost <= (0 if exact else turns / 20)
+    with Child(env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}) as child:
+        child.do(INTERRUPT)
+        yield child
+
+
+def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, interrupted):
+    turns = 300
+    lost = 0
+    interrupted.do(LOSES)
+    for _ in range(turns):
+        with interrupted.fork() as starter:
+            lost += starter.value("loses(path)", path=path)
+        start_and_close(path)
+    assert lost <= (0 if EXACT else turns / 20)  # a guard made after bind loses every other one
+
+
+def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted):
+    turns = 3000
+    assert interrupted.do(CLOSES, path=path, turns=turns) <= (0 if EXACT else turns / 20)
