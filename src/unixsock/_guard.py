@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from unixsock._errors import errno_of, name_path
-from unixsock._lock_file import LockHeld, acquire, close_quietly
+from unixsock._lock_file import LockHeld, acquire, close_quietly, lock_path_of
 from unixsock._socket_file import ServerBound, clear_stale
 
 
@@ -125,12 +125,12 @@ class Guard:
             raise
         finally:
             # All in this one function: at the entry of another, an interrupt could keep the lock from being closed.
-            if lock is not None and self._lock_path is not None:
+            if lock is not None:
                 try:
                     # Never LOCK_UN: it would free the lock for every process that shares the open file description.
                     os.close(lock)
                 except OSError as error:
-                    name_path(error, self._lock_path)
+                    name_path(error, lock_path_of(self._address))
                     raise
                 finally:
                     # What we may not remove, the next start removes.

@@ -169,10 +169,14 @@ def test_where_python_has_no_name_for_o_path_it_has_the_same_number(path, umask,
             assert mode_of(path) == 0o666
 
 
-@narrow_umask
-def test_bits_that_did_not_take_are_an_error_that_names_both_modes(directory, path, umask):
-    with instead("os.chmod", lambda _: None), pytest.raises(PermissionError, match=r"0o[67]00, not 0o666") as refusal:
-        unixsock.bind_exclusive(path, mode=0o666)
+@pytest.mark.parametrize(("umask", "bits", "mode"), [(0o077, 0o700, 0o666), (0o000, 0o777, 0o600)], indirect=["umask"])
+def test_bits_that_did_not_take_are_an_error_that_names_both_modes(directory, path, umask, bits, mode):
+    with (
+        instead("os.fchmod", failing(errno.EINVAL)),
+        instead("os.chmod", lambda _: None),
+        pytest.raises(PermissionError, match=f"{bits:#o}, not {mode:#o}") as refusal,
+    ):
+        unixsock.bind_exclusive(path, mode=mode)
     assert (refusal.value.errno, refusal.value.filename) == (errno.EPERM, path)
     assert os.listdir(directory) == ["a.sock.lock"]
 
