@@ -41,7 +41,7 @@ HTTP = [recipe for recipe in RECIPES if recipe != "with_pyzmq.py"]
 DRAINING = {"aiohttp", "gunicorn", "hypercorn", "sanic", "uvicorn", "waitress"}
 # What is done first. uvicorn takes uvloop where that is installed.
 SETUP = {
-    "with_asyncio.py on uvloop": "import asyncio, uvloop; asyncio.run = uvloop.run",
+    "with_asyncio.py on uvloop": "import asyncio.events, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop",
     "with_uvicorn.py": "import sys; sys.modules['uvloop'] = None",
 }
 RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
