@@ -96,12 +96,6 @@ def test_a_name_is_str_or_bytes(given):
         bind_abstract(given)
 
 
-@pytest.mark.parametrize("argument", ["mode", "path"])
-def test_a_name_has_neither_mode_nor_path(name, argument):
-    with pytest.raises(TypeError, match=argument):
-        bind_abstract(name, **{argument: 0o600})
-
-
 @pytest.mark.parametrize("system", ["darwin", "openbsd7"])
 def test_elsewhere_than_on_linux_the_error_says_so(name, system, monkeypatch):
     with pytest.raises(OSError, match="Linux only") as refusal, monkeypatch.context() as patch:

@@ -162,14 +162,6 @@ def waiter(directory, path):
         yield wait
 
 
-def test_who_waits_gives_up_when_the_time_is_over(directory, path, owned, waiter):
-    child = waiter(timeout=0.1)
-    with pytest.raises(ChildError, match="taken by") as refusal:
-        child.answer()
-    assert refusal.value.kind == "AddressInUseError"
-    assert sorted(os.listdir(directory)) == ["a.sock", "a.sock.lock"]
-
-
 @pytest.mark.parametrize("timeout", [None, 30])
 @pytest.mark.parametrize("leave", [lambda owner: owner.do("guard.close()"), Child.kill], ids=["closes", "is killed"])
 def test_who_waits_gets_the_address_when_the_owner_leaves(path, waiter, timeout, leave):

@@ -248,14 +248,17 @@ def test_an_interrupted_close_does_its_other_steps(path):
     start_and_close(path)
 
 
-def test_a_server_without_the_lock_that_took_the_path_keeps_it(path):
+@pytest.mark.parametrize("files", [["a.sock"], ["a.sock", "a.sock.lock"]])
+def test_after_its_files_were_removed_close_leaves_who_is_there_alone(directory, path, files):
     _, guard = unixsock.bind_exclusive(path)
-    os.unlink(path)
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.bind(path)
-        stranger.listen()
+    for file in files:
+        os.unlink(directory / file)
+    with Child() as other:
+        # Without the lock, or, where the lock file is a new one, as its owner.
+        without = "sock = socket.socket(socket.AF_UNIX)\nsock.bind(path)\nsock.listen()"
+        other.do(without if files == ["a.sock"] else BIND, path=path)
         guard.close()
-        assert reaches(path, stranger)
+        assert reaches(path, other)
 
 
 def test_a_next_owner_between_the_locks_release_and_the_clearing_keeps_the_name(path):
@@ -272,17 +275,6 @@ def test_a_file_that_somebody_put_in_the_names_place_stays(directory, path):
     (directory / "a.sock").write_text("precious")
     guard.close()
     assert (directory / "a.sock").read_text() == "precious"
-
-
-def test_after_both_files_were_removed_close_leaves_the_new_owner_alone(path):
-    _, guard = unixsock.bind_exclusive(path)
-    os.unlink(path)
-    os.unlink(guard.lock_path)
-    with Child() as new_owner:
-        new_owner.do(BIND, path=path)
-        guard.close()
-        assert reaches(path, new_owner)
-        refused(path)
 
 
 def test_with_the_lock_file_gone_close_makes_none_and_leaves_the_name_to_the_next_start(directory, path):

@@ -16,7 +16,7 @@ import socket
 import pytest
 
 import unixsock
-from observed import mode_of
+from observed import leave_stale, mode_of, reaches, standing
 
 SUCCESS = "success"
 IN_USE = "AddressInUseError"
@@ -54,9 +54,10 @@ def stale_name_without_lock_file(path):
 
 @contextlib.contextmanager
 def owner(path):
-    with unixsock.bind_exclusive(path)[1], untouched(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    with guard, untouched(path):
         yield
-        assert_reachable(path)
+        assert reaches(path, sock)
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def server_without_the_lock(path):
         server.listen()
         with untouched(path):
             yield
-            assert_reachable(path)
+            assert reaches(path, server)
 
 
 @contextlib.contextmanager
@@ -88,8 +89,7 @@ def directory_in_the_way(path):
 
 
 def dead_socket(path):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(path)
+    leave_stale(path)
     os.chmod(path, DEAD_MODE)
 
 
@@ -126,7 +126,7 @@ def stage(directory):
             server.settimeout(0)
             with pytest.raises(BlockingIOError):
                 server.accept()
-            assert_reachable(live)
+            assert reaches(live, server)
     finally:
         os.umask(umask)
 
@@ -144,18 +144,19 @@ def scene(path, standing):
         with standing(path), same_lock_file(path):
             yield
         with same_lock_file(path):
-            assert_next_start_succeeds(path)
+            sock, guard = unixsock.bind_exclusive(path)
+            with guard:
+                assert reaches(path, sock)
+            assert not os.path.lexists(path)
         os.unlink(path + ".lock")
 
 
 @contextlib.contextmanager
 def untouched(path):
     """Nobody replaces, removes, writes, links or re-modes the file at `path`."""
-    before = os.lstat(path)
+    before = standing(path)
     yield
-    after = os.lstat(path)
-    for name in ("st_ino", "st_mode", "st_nlink", "st_size", "st_mtime_ns", "st_ctime_ns"):
-        assert getattr(after, name) == getattr(before, name), (path, name)
+    assert standing(path) == before
 
 
 @contextlib.contextmanager
@@ -167,19 +168,6 @@ def same_lock_file(path):
     # As long as it is open, no other file gets its inode number.
     with open(path + ".lock"), untouched(path + ".lock"):
         yield
-
-
-def assert_next_start_succeeds(path):
-    sock, guard = unixsock.bind_exclusive(path)
-    with guard:
-        assert_reachable(path)
-        sock.accept()[0].close()
-    assert not os.path.lexists(path)
-
-
-def assert_reachable(path):
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
 
 
 # How a start and a close end.
