@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-import sys
 from errno import EADDRINUSE, EAGAIN, ECONNREFUSED, EEXIST, EINVAL, ENOENT, EPROTOTYPE
 from functools import partial
 from socket import SOCK_DGRAM, SOCK_STREAM
@@ -11,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from observed import mode_of, open_descriptors
-from system_calls import Call, intercepted
+from observed import mode_of, on_linux, open_descriptors
+from system_calls import intercepted
 from tracing import IN_USE, STARTS, scene, stage, total, verdict
 from unixsock import bind_abstract, bind_exclusive
 
@@ -97,7 +96,7 @@ BEGINS = {("start", "os.close"): "cleanup", ("bound", "socket.close"): "close"}
 ENDS = {("start", "socket.bind"): "bound", ("close", "os.close"): "cleanup"}
 
 
-def recorded(hooks, run, address):
+def recorded(run, address):
     """Every Step, and the verdict."""
     steps = []
     part = "start"
@@ -128,10 +127,8 @@ def recorded(hooks, run, address):
             steps.append(Step(part, call.name, about, error))
             part = ENDS.get((part, call.name), part)
 
-    hooks.append(hook)
-    usual = run()
-    hooks.pop()
-    return steps, usual
+    with intercepted(hook):
+        return steps, run()
 
 
 def faults_of(steps, usual, address, named):
@@ -176,31 +173,18 @@ def faults(request):
     yield from total(request, "faults, each another errno of another system call, once or from then on")
 
 
-@pytest.fixture
-def hooks():
-    """A list of them; the last one sees the system calls."""
-
-    def last(call):
-        return hooks[-1](call)
-
-    hooks = [Call.run]
-    with intercepted(last):
-        yield hooks
-
-
-def assert_survives(fault, hooks, run, address):
+def assert_survives(fault, run, address):
     mode = mode_of(address)
     descriptors = open_descriptors()
-    hooks.append(failing(fault))
-    assert run() == fault.end
-    hooks.pop()
+    with intercepted(failing(fault)):
+        assert run() == fault.end
     assert open_descriptors() == descriptors
     if not fault.lasting and fault.step.part != "cleanup":
         assert mode_of(address) in (None, mode)  # nothing, or what stood there before
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch, hooks, faults, start):
+def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch, faults, start):
     def named(step, end):
         if step.name == "os.getcwd":
             return path
@@ -213,26 +197,23 @@ def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch,
     with stage("") as path:  # a relative one, so that getcwd(3) is among the calls
         run = partial(verdict, bind_exclusive, path, how)
         with scene(path, standing):
-            steps, usual = recorded(hooks, run, path)
+            steps, usual = recorded(run, path)
         before = len(faults)
         for fault in faults_of(steps, usual, os.path.abspath(path), named):
             with scene(path, standing):
-                assert_survives(fault, hooks, run, path)
+                assert_survives(fault, run, path)
             faults.append(fault)
     assert len(faults) - before > 100
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="abstract names exist on Linux only")
-def test_a_system_call_that_fails_for_an_abstract_name_is_reported_and_undone(hooks, faults):
-    def named(step, end):
-        return name
-
+@on_linux
+def test_a_system_call_that_fails_for_an_abstract_name_is_reported_and_undone(faults):
     name = f"unixsock-{os.getpid()}"
     run = partial(verdict, bind_abstract, name, {})
-    steps, usual = recorded(hooks, run, name)
+    steps, usual = recorded(run, name)
     before = len(faults)
-    for fault in faults_of(steps, usual, name, named):
-        assert_survives(fault, hooks, run, name)
+    for fault in faults_of(steps, usual, name, lambda *_: name):
+        assert_survives(fault, run, name)
         bind_abstract(name)[1].close()
         faults.append(fault)
     assert len(faults) - before > 50

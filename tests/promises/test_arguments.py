@@ -52,13 +52,6 @@ def test_a_wrong_argument_of_an_abstract_name_is_named(argument, value, error):
         unixsock.bind_abstract("unixsock-never-bound", **{argument: value})
 
 
-def test_all_but_the_address_goes_by_name(directory, path):
-    for bind, address in [(unixsock.bind_exclusive, path), (unixsock.bind_abstract, "unixsock-never-bound")]:
-        with pytest.raises(TypeError, match="positional"):
-            bind(address, socket.SOCK_DGRAM)
-    assert os.listdir(directory) == []
-
-
 @pytest.mark.parametrize("backlog", [None, 0, 1, 5, -1, -(2**31), True, Index(3)])
 def test_the_backlog_admits_as_many_clients_as_it_does_on_a_plain_socket(directory, path, backlog):
     sock, guard = unixsock.bind_exclusive(path, backlog=backlog)

@@ -1,6 +1,5 @@
 """What the package shows, and what importing it costs."""
 
-import inspect
 import socket
 import subprocess
 import sys
@@ -31,15 +30,6 @@ def test_four_names_are_public():
 def test_the_public_classes_go_by_their_public_names():
     public = [f"{kind.__module__}.{kind.__qualname__}" for kind in (unixsock.Guard, unixsock.AddressInUseError)]
     assert public == ["unixsock.Guard", "unixsock.AddressInUseError"]
-
-
-def test_the_functions_take_the_address_and_named_options():
-    def signature(function):
-        return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-
-    options = {"type": socket.SOCK_STREAM, "backlog": None, "timeout": 0.0}
-    assert signature(unixsock.bind_exclusive) == {"path": inspect.Parameter.empty, "mode": None, **options}
-    assert signature(unixsock.bind_abstract) == {"name": inspect.Parameter.empty, **options}
 
 
 def test_the_socket_is_an_ordinary_one(path):

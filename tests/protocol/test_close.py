@@ -44,6 +44,7 @@ def test_forked_workers_keep_name_and_lock_until_the_last_is_gone(path, owner, l
 def test_a_forked_childs_close_changes_nothing_for_the_parent(path, owner):
     with owner.fork() as child:
         child.do("guard.close()")
+        assert child.value("guard.closed and sock.fileno()") == -1
     assert owner.value("guard.closed") is False
     refused(path)
     assert reaches(path, owner)
