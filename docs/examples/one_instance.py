@@ -75,7 +75,7 @@ def bind_or_hand_over(path: str, words: list[str]) -> tuple[socket.socket, unixs
 
 
 def main(path: str, words: list[str]) -> None:
-    """Exit status 0, 75 when the path is taken and nobody answers there, 1 after another error."""
+    """Exit status 0, 75 when the path is taken and no process answers there, 1 after another error."""
     try:
         outcome = bind_or_hand_over(path, words)
     except (OSError, ValueError) as error:

@@ -105,19 +105,19 @@ def serve(address: str) -> None:
 
 
 def ask(address: str) -> None:
-    """Print what the server answers. Exit status 1 when there is none, or somebody else's."""
+    """Print what the server answers. Exit status 1 when there is none, or another user's."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     with connection.sock as sock:
         try:
             sock.connect("\0" + address if sys.platform == "linux" else address)
-            # Anyone could have taken the name before our server did. So ask who it is, before anything is sent.
+            # Any user could have taken the name before our server did. So ask whose it is, before anything is sent.
             uid = uid_of_peer(sock)
             if not is_ours(uid):
                 sys.exit(f"peer.py: {address} is not our server's: it belongs to {name_of(uid)}")
             connection.request("GET", "/")
             print(connection.getresponse().read().decode(), end="")
-        except OSError as error:  # nobody listens, or who does has hung up
+        except OSError as error:  # no server listens, or it has hung up
             sys.exit(f"peer.py: {address}: {error}")
 
 

@@ -1,8 +1,7 @@
 """Serve HTTP from forked workers that share one socket, until Ctrl-C or SIGTERM: prefork.py PATH.
 
-The parent only looks after the workers. When it is killed (kill -9), they serve on, and the path is theirs until the
-last of them has ended. Nobody starts new ones by then. To end them: kill the pids that were printed, or those
-that `fuser PATH.lock` finds.
+The parent only starts and ends workers. When it is killed (kill -9), they serve on, and the path is theirs until the
+last of them has ended. To end them, kill the pids that were printed, or those that `fuser PATH.lock` finds.
 """
 
 import http.server
@@ -70,8 +69,8 @@ def main(path: str) -> None:
         print(f"prefork.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
-    # Closing one copy of a guard changes nothing for those who still have theirs. The last to close clears the name:
-    # that is the parent, or a worker after kill -9.
+    # Closing one copy of a guard changes nothing for the processes that still have theirs. The last one to close
+    # removes the socket file: that is the parent, or a worker after kill -9.
     with guard:
         sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
@@ -83,7 +82,7 @@ def main(path: str) -> None:
                 workers.remove(dead)
                 workers.add(start_worker(sock))
         # The workers finish their requests first. A copy of the socket that is still open here would let new clients
-        # connect meanwhile, and nobody would answer them.
+        # connect meanwhile, and they would get no answer.
         sock.close()
         for pid in workers:
             os.kill(pid, signal.SIGTERM)

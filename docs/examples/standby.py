@@ -1,4 +1,4 @@
-"""Serve HTTP, or stand by until whoever serves has gone: standby.py PATH. Start it twice, and kill -9 the first.
+"""Serve HTTP, or stand by until the present server has gone: standby.py PATH. Start it twice, and kill -9 the first.
 
 Clients are refused ("Connection refused", or no file) from the end of the one until the other has bound: let them
 try again. Ctrl-C and SIGTERM end both, whatever they are doing.
@@ -38,7 +38,7 @@ def leave(_number: int, _frame: object) -> None:
 
 
 def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
-    """Bind `path`, however long somebody else has it. SystemExit when a signal comes meanwhile."""
+    """Bind `path`, however long another process has it. SystemExit when a signal comes meanwhile."""
     try:
         return unixsock.bind_exclusive(path)
     except unixsock.AddressInUseError as error:

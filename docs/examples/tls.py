@@ -59,7 +59,7 @@ def main(path: str, certificate: str, key: str) -> None:
 
     # The wrapper takes the descriptor out of `sock` (detach) and is the listening socket from here on. The guard keeps
     # the lock, but has no socket left to close: so the wrapper is closed first, by the server, and then the guard,
-    # the outermost. The other way round, the guard would find the name in use, and leave it.
+    # the outermost. The other way round, the guard would find the path in use, and leave it.
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
         # The handshake comes with the first read, in the client's own thread: a client that does not shake hands

@@ -1,7 +1,7 @@
 """Two usual ways to bind a Unix-domain socket, and bind_exclusive: a second start, and a start after kill -9.
 
 Each start is a process of its own, and what is printed is what came of it. Exit status 0 when unlink-then-bind
-robbed a running server, bind alone could not start again after kill -9, and bind_exclusive did neither; else 1.
+took a running server's path, bind alone could not start again after kill -9, and bind_exclusive did neither; else 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def bind_alone(path: str) -> tuple[socket.socket, socket.socket]:
 
 
 def unlink_then_bind(path: str) -> tuple[socket.socket, socket.socket]:
-    """Never fails, whoever has the name."""
+    """Never fails, also where a server has the path."""
     if os.path.exists(path):
         os.unlink(path)
     return bind_alone(path)
@@ -98,12 +98,12 @@ def reached(path: str) -> str:
         try:
             client.connect(path)
         except OSError as error:
-            return f"nobody ({error.strerror})"
+            return f"no server ({error.strerror})"
         return f"pid {client.recv(64).decode()}"
 
 
 def play(way: str, path: str) -> tuple[bool, bool]:
-    """Whether a second start robbed the first server, and whether a start after kill -9 can be reached."""
+    """Whether a second start took the first server's path, and whether a start after kill -9 can be reached."""
     print(way)
     with Start(way, path) as first:
         print(f"  first start     {first.name} {first.outcome}")
@@ -114,15 +114,15 @@ def play(way: str, path: str) -> tuple[bool, bool]:
             print(f"  a client        gets to {got}")
             said = first.ask()
             print(f"  the first one   {first.name} {said}")
-            robbed = said.startswith("still listens") and got != first.name
+            lost = said.startswith("still listens") and got != first.name
     with Start(way, path) as third:
         print(f"  after kill -9   {third.name} {third.outcome}")
         got = reached(path)
         print(f"  a client        gets to {got}")
         restarted = got == third.name
-    print(f"  => a running server {'is robbed' if robbed else 'keeps its name'};", end=" ")
+    print(f"  => a running server {'loses' if lost else 'keeps'} its path;", end=" ")
     print(f"after a crash the next start {'works' if restarted else 'fails'}\n", flush=True)
-    return robbed, restarted
+    return lost, restarted
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
 The running version starts the program anew and passes both descriptors on, the socket's and the lock's. Once the new
 version is ready, the old one accepts no more connections, finishes those it has, and leaves. Clients notice nothing:
-there is one socket all the time, and whoever is not accepted yet waits in its backlog. A new version that ends before
-it is ready, or takes too long, changes nothing.
+there is one socket all the time, and a client that is not accepted yet waits in its backlog. A new version that ends
+before it is ready, or takes too long, changes nothing.
 
 The pid changes, and a service manager has to be told: systemd by MAINPID= (sd_notify(3)) or by its PIDFile=.
 """
@@ -74,9 +74,9 @@ def main() -> None:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, UPGRADE})
     if options.inherit:
-        # No guard comes with the descriptors, so nobody clears the name in the end: it stays, dead, and the next
-        # start clears it. Until then a start is refused; the pid that it is told is the first version's, who took
-        # the lock.
+        # No guard comes with the descriptors, so the socket file stays in the end, stale, and the next start
+        # removes it. Until then a start is refused; the pid in the refusal is the first version's, which
+        # took the lock.
         for number in options.inherit:
             os.set_inheritable(number, False)  # noqa: FBT003 - it has no name
         inherited, lock, report = options.inherit

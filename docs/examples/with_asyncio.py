@@ -28,7 +28,7 @@ async def serve(sock: socket.socket) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    # asyncio closes the socket. From Python 3.13 on it also unlinks the name then; the guard still holds the lock.
+    # asyncio closes the socket. From Python 3.13 on it also unlinks the path then; the guard still holds the lock.
     server = await asyncio.start_unix_server(hello, sock=sock)
     await stopped.wait()
     server.close()  # without wait_closed(), which waits for clients that send nothing

@@ -42,11 +42,11 @@ def main(path: str) -> None:
     except (OSError, ValueError) as error:
         print(f"with_gunicorn.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
-    # Workers are forked with both descriptors. One that outlives a killed gunicorn keeps name and lock till its end.
+    # Workers are forked with both descriptors. One that outlives a killed gunicorn keeps the path until it ends.
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        # gunicorn closes the descriptor, hence detach(), and unlinks the name when it begins to stop. The lock stays
-        # until the last worker has ended, so that no other copy has bound the name by then.
+        # gunicorn closes the descriptor, hence detach(), and unlinks the path when it begins to stop. The lock stays
+        # until the last worker has ended, so that no other copy has bound it by then.
         Server(
             bind=f"fd://{sock.detach()}",
             workers=2,

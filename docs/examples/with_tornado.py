@@ -27,7 +27,7 @@ async def serve(sock: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = tornado.httpserver.HTTPServer(tornado.web.Application([("/", Hello)]))
-    sock.settimeout(0)  # non-blocking, as tornado expects: it accepts until nobody is waiting
+    sock.settimeout(0)  # non-blocking, as tornado expects: it accepts until no client is waiting
     server.add_socket(sock)
     await stopped.wait()
     server.stop()  # closes the socket

@@ -26,7 +26,7 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     def stop(*_: object) -> None:
-        # Now, for waitress finishes its requests first: meanwhile clients could connect, and nobody would answer them.
+        # Now: waitress finishes its requests first, and clients that connect meanwhile would get no answer.
         sock.close()
         sys.exit()
 

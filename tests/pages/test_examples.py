@@ -119,11 +119,11 @@ def test_two_owners_sees_both_usual_ways_lose_and_bind_exclusive_not_and_leaves_
     assert status == 0
     assert re.findall(r"^(\w.*)$|=> (.*)$", output, re.MULTILINE) == [
         ("unlink, then bind", ""),
-        ("", "a running server is robbed; after a crash the next start works"),
+        ("", "a running server loses its path; after a crash the next start works"),
         ("bind alone", ""),
-        ("", "a running server keeps its name; after a crash the next start fails"),
+        ("", "a running server keeps its path; after a crash the next start fails"),
         ("bind_exclusive", ""),
-        ("", "a running server keeps its name; after a crash the next start works"),
+        ("", "a running server keeps its path; after a crash the next start works"),
     ]
     assert os.listdir(directory) == []
     pids = {int(pid) for pid in re.findall(r"(?:start|kill -9) +pid (\d+)", output)}
