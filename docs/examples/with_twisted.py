@@ -33,7 +33,7 @@ def main(path: str) -> None:
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         sock.settimeout(0)  # non-blocking, as Twisted expects
-        # These three lines are reactor.adoptStreamPort(), but for the mode: that makes it 0666, and any user can connect
+        # These three lines are reactor.adoptStreamPort(), but for the mode: it makes that 0666, and all can connect
         # until it is set back. At the end Twisted unlinks the path, while we hold the lock.
         port = unix.Port._fromListeningDescriptor(reactor, sock.fileno(), Site(Hello()))  # noqa: SLF001
         port.mode = MODE
