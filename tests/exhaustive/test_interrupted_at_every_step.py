@@ -96,6 +96,8 @@ def interrupting(when, step, error, calls, lost, reused):
         number = call.args[0] if call.name == "os.close" else None
         if call.name == "socket.close":
             number = call.args[0].fileno()
+        if number in reused:
+            pytest.fail(f"{number} is another file by now")
         result = call.run()
         if number not in (None, -1):
             reused.add(os.dup2(0, number))
