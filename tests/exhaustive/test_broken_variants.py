@@ -98,12 +98,12 @@ def test_what_notices_the_variants_finds_nothing_in_the_library_itself(directory
 
 def outcomes(first, *tests):
     """What goes wrong in each of these tests, if anything, where Python imports from the directory `first`."""
-    support = os.path.dirname(variants.__file__)
+    path = [str(first), os.path.dirname(variants.__file__), os.environ.get("PYTHONPATH")]
     command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={first}/outcomes.xml"]
     done = subprocess.run(
         [*command, *(str(TESTS / test) for test in tests)],
         cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": f"{first}:{support}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
