@@ -379,9 +379,11 @@ def run(code, **names):
     return names
 
 
-def test_each_block_of_the_page_is_run_here():
+def test_a_block_of_the_page_that_no_test_asks_for_runs_as_it_stands(directory, monkeypatch):
     asked = re.findall(r'block\("(.+?)"\)', Path(__file__).read_text())
-    assert {*map(block, asked)} == {*BLOCKS}
+    monkeypatch.chdir(directory)
+    for code in {*BLOCKS} - {*map(block, asked)}:
+        run(code)
 
 
 def test_a_loop_that_forks_and_accepts_serves_on_without_its_first_process(path):
