@@ -212,5 +212,6 @@ def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, inte
 
 
 def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted):
-    turns = 3000
-    assert interrupted.do(CLOSES, path=path, turns=turns) <= (0 if EXACT else turns / 20)
+    parts, turns = 10, 300  # of all at once, a busy machine would not see the end in time
+    lost = sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts))
+    assert lost <= (0 if EXACT else parts * turns / 20)
