@@ -1,4 +1,4 @@
-"""bind_exclusive and bind_abstract: check, claim, socket, guard, bind, mode, listen.
+"""bind_exclusive and bind_abstract: check, guard, claim, socket, bind, mode, listen.
 
 A guard made after bind(2) loses the socket file to an interrupt that arrives in between. Invariant: what is bound has
 its guard already, so that from there on undoing anything is closing the guard.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from unixsock._arguments import checked_backlog, checked_mode, checked_name, checked_path, checked_timeout, checked_type
 from unixsock._errors import AddressInUseError, errno_of, name_path
 from unixsock._guard import Guard, claim
-from unixsock._lock_file import LockHeld, close_quietly, lock_path_of, owner_pid
+from unixsock._lock_file import LockHeld, lock_path_of, owner_pid
 from unixsock._socket_file import ServerBound, narrow_mode, set_mode
 
 _Bound = tuple[socket.socket, Guard]
@@ -51,7 +51,7 @@ def bind_exclusive(
         AddressInUseError: the path has an owner; ``owner_pid`` is its pid, where the system reports it.
         FileExistsError: the file at `path` is not a socket. It is left alone.
         OSError: from the system, such as no directory, no permission, no locks. ``filename`` is the path it is about.
-        TypeError, ValueError: an argument is wrong.
+        TypeError, ValueError, OverflowError: an argument is wrong.
 
     While any process holds the socket and the lock, every other ``bind_exclusive`` of `path` on this machine fails.
     Once the kernel has released both, even after SIGKILL, the next one succeeds. A call that raises leaves at most the
@@ -64,12 +64,13 @@ def bind_exclusive(
             asyncio.run(serve(sock))
     """
     address = checked_path(path)
-    lock_path = lock_path_of(address)
     type = checked_type(type)
     mode = checked_mode(mode)
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
-    return _until_free(timeout, address, lambda: _try_to_bind(address, lock_path, type, mode, backlog))
+    # One guard for all attempts: Python would drop an interrupt that comes while it collects an empty one.
+    guard = Guard(address, lock_path_of(address))
+    return _until_free(timeout, address, lambda: _try_to_bind(guard, type, mode, backlog))
 
 
 def bind_abstract(
@@ -97,7 +98,7 @@ def bind_abstract(
     Raises:
         AddressInUseError: the name is taken. ``owner_pid`` is None.
         OSError: EOPNOTSUPP, this is not Linux; ENAMETOOLONG, `name` is too long. ``filename`` is the name.
-        TypeError, ValueError: an argument is wrong.
+        TypeError, ValueError, OverflowError: an argument is wrong.
 
     An abstract name has no permissions: every user in the network namespace can connect, or take the name first. Check
     the peer's credentials (SO_PEERCRED, unix(7)).
@@ -112,7 +113,8 @@ def bind_abstract(
     type = checked_type(type)
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
-    return _until_free(timeout, address, lambda: _try_to_bind(address, None, type, None, backlog))
+    guard = Guard(address, None)
+    return _until_free(timeout, address, lambda: _try_to_bind(guard, type, None, backlog))
 
 
 def _until_free(timeout: float, address: str, attempt: Callable[[], _Bound]) -> _Bound:
@@ -130,23 +132,22 @@ def _until_free(timeout: float, address: str, attempt: Callable[[], _Bound]) -> 
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _try_to_bind(address: str, lock_path: str | None, type: int, mode: int | None, backlog: int | None) -> _Bound:
-    """One attempt: a new socket, bound and listening, and its guard. `lock_path` is None for an abstract name."""
-    guard = Guard(address, lock_path)
-    lock = None if lock_path is None else claim(address, create=True)
+def _try_to_bind(guard: Guard, type: int, mode: int | None, backlog: int | None) -> _Bound:
+    """One attempt: a new socket, bound and listening, and `guard`, which holds it."""
+    lock = None if guard.lock_path is None else claim(guard.address, create=True)
     try:
         sock = socket.socket(socket.AF_UNIX, type)
-        guard._take_over(sock, lock)  # noqa: SLF001 - the one other module that knows how a guard is made
-        _bind_and_listen(sock, address, type, mode, backlog)
+        guard._held.append((sock, lock))  # noqa: SLF001 - both in one step, which an interrupt cannot split
+        _bind_and_listen(sock, guard.address, type, mode, backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException as error:
-        # Named here, not by a context manager around each call: an interrupt at the entry of its __exit__ loses the
-        # descriptor that the call has returned.
-        name_path(error, address)
         if not guard.closed:
             errno_of(guard.close)  # its descriptors are released all the same, and the first error says more
         elif lock is not None:
-            close_quietly(lock)
+            os.closerange(lock, lock + 1)  # one call that ignores errors, as in acquire()
+        # Not by a context manager around each call: an interrupt at the entry of its __exit__ loses the descriptor
+        # that the call has returned.
+        name_path(error, guard.address)
         raise
 
 
@@ -171,7 +172,7 @@ def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
         pid = owner_pid(lock_path)
         why = _taken_by(pid, lock_path)
         if errno_of(os.lstat, address) == errno.ENOENT:
-            why += "; no socket file is there: if that lasts, it was deleted, so restart the owner"
+            why += "; no socket file is there: if that lasts, it was deleted, so restart the server that holds the lock"
     elif address.startswith("\0"):
         why = "the abstract name is taken"
     else:
@@ -186,7 +187,7 @@ def _taken_by(pid: int | None, lock_path: str) -> str:
     if pid is None:
         return "taken by another process or guard"
     if pid == os.getpid():
-        return f"taken by this process, pid {pid}"
+        return f"taken by this process, pid {pid}: close its guard, or end the child that inherited the lock"
     if errno_of(os.kill, pid, 0) == errno.ESRCH:
-        return f"taken by pid {pid}, which has ended; the lock is still held: fuser {lock_path} shows by which process"
+        return f"taken by pid {pid}, which has ended; the lock is still held: fuser {lock_path!r} shows by whom"
     return f"taken by pid {pid}"

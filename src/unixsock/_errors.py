@@ -21,14 +21,14 @@ _KINDS = {
 
 
 class AddressInUseError(OSError):
-    """The address has an owner already.
+    """The address is taken.
 
     Attributes:
         errno: always ``errno.EADDRINUSE``.
         filename: the absolute path, or the abstract name without its NUL, ``str``.
         owner_pid: pid of the process that took the lock, ``int``. None where the operating system does not report
             it (it is read from proc(5)'s ``/proc/locks``), where a server without the lock is bound, and for an
-            abstract name. After a fork, this process may have ended while its children still hold the lock.
+            abstract name. That process may have ended, or closed its guard, while its children still hold the lock.
 
     Survives `pickle` and `copy` with its ``owner_pid``.
     """

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from unixsock._errors import errno_of, name_path
-from unixsock._lock_file import LockHeld, acquire, close_quietly, lock_path_of
+from unixsock._lock_file import LockHeld, acquire, lock_path_of
 from unixsock._socket_file import ServerBound, clear_stale
 
 
@@ -26,13 +26,13 @@ def claim(path: str, *, create: bool) -> int:
     try:
         clear_stale(path)
     except BaseException:
-        close_quietly(lock)
+        os.closerange(lock, lock + 1)  # one call that ignores errors, as in acquire()
         raise
     return lock
 
 
 class Guard:
-    r"""Owns an address: keeps its lock for the lifetime of the socket, and gives it up at `close`.
+    r"""Owns an address: holds its lock until `close`, which also closes the socket and removes the socket file.
 
     Only `bind_exclusive` and `bind_abstract` make guards. Use it as the outermost context manager, so that it closes
     after the server that uses the socket has stopped::
@@ -60,12 +60,8 @@ class Guard:
     def __init__(self, address: str, lock_path: str | None) -> None:
         self._address = address
         self._lock_path = lock_path
-        # The socket and the lock's descriptor, None for an abstract name. Empty once closed.
+        # The socket and the lock's descriptor, None for an abstract name. Empty before the bind and once closed.
         self._held: list[tuple[socket.socket, int | None]] = []
-
-    def _take_over(self, sock: socket.socket, lock: int | None) -> None:
-        """Own `sock` and the descriptor `lock` from here on, both in one step that an interrupt cannot split."""
-        self._held.append((sock, lock))
 
     @property
     def address(self) -> str:
@@ -120,7 +116,8 @@ class Guard:
             return
         try:
             sock.close()
-        except OSError as error:
+        except BaseException as error:
+            errno_of(sock.close)  # again: an interrupt at its entry has left it open
             name_path(error, self._address)
             raise
         finally:
@@ -144,13 +141,13 @@ class Guard:
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
     # The default arguments outlive this module's globals, which may be gone when the interpreter exits.
-    def __del__(self, _close: Callable[..., None] = os.close, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _close: Callable[..., None] = os.closerange, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_held", None):  # __init__ may not have got that far
-            unclosed = f"unclosed {self!r}"
-            _, lock = self._held.pop()
+            _, lock = self._held[0]
+            self._held = []
             if lock is not None:
-                _close(lock)  # before the warning, which may be an error
-            _warn(unclosed, ResourceWarning, source=self)
+                _close(lock, lock + 1)  # before the warning, which may be an error
+            _warn(f"unclosed <unixsock.Guard {self._address!r}>", ResourceWarning, source=self)
 
     def _holding(self) -> tuple[socket.socket, int | None]:
         try:

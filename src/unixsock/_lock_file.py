@@ -47,20 +47,14 @@ def acquire(path: str, *, create: bool) -> int:
                 if _lock_current_file(lock, lock_path):
                     return lock
             except BaseException:
-                close_quietly(lock)
+                # One call that ignores errors: at the entry of a function, an interrupt would leak the descriptor.
+                os.closerange(lock, lock + 1)
                 raise
-            close_quietly(lock)
+            os.closerange(lock, lock + 1)
     except OSError as error:
         _explain(error, path, lock_path)
         raise
-    raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced", lock_path)
-
-
-def close_quietly(lock: int) -> None:
-    """Close `lock`, and with it the lock of its last holder. Never LOCK_UN: that frees the lock for every holder."""
-    # Errors are ignored: by close(2) the descriptor is released all the same, and callers give up for a reason that
-    # says more.
-    errno_of(os.close, lock)
+    raise OSError(errno.EBUSY, "Lock file keeps being removed or replaced; stop what does so", lock_path)
 
 
 def owner_pid(lock_path: str) -> int | None:
@@ -113,7 +107,7 @@ def _explain(error: OSError, path: str, lock_path: str) -> None:
     about = path if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else lock_path
     try:
         mode = os.lstat(lock_path).st_mode
-        if not stat.S_ISREG(mode):
+        if error.errno is not None and not stat.S_ISREG(mode):
             about = lock_path
             error.strerror = f"Lock file is {kind_of(mode)}, not a regular file; remove it"
     except OSError as failure:

@@ -66,12 +66,14 @@ def narrow_mode(sock: int, mode: int) -> None:
 
 def set_mode(path: str, mode: int) -> None:
     """Give the socket file at `path` exactly the bits `mode`. Never by umask(2): that belongs to the whole process."""
-    if _mode_of(path) == mode:
+    wanted = stat.S_IFSOCK | mode  # with the kind: a symbolic link has the bits 0o777
+    if os.lstat(path).st_mode == wanted:
         return
     _chmod(path, mode)
-    found = _mode_of(path)
-    if found != mode:
-        raise PermissionError(errno.EPERM, f"Mode stays {found:#o}, not {mode:#o}: this filesystem ignores chmod")
+    found = os.lstat(path).st_mode
+    if found != wanted:
+        bits = stat.S_IMODE(found)
+        raise PermissionError(errno.EPERM, f"Mode stays {bits:#o}, not {mode:#o}: the filesystem may ignore chmod")
 
 
 def _chmod(path: str, mode: int) -> None:
@@ -92,13 +94,10 @@ def _chmod(path: str, mode: int) -> None:
         os.close(file)
 
 
-def _mode_of(path: str) -> int:
-    return stat.S_IMODE(os.lstat(path).st_mode)
-
-
 def _require_socket(file: os.stat_result) -> None:
     if not stat.S_ISSOCK(file.st_mode):
-        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)} and is {kind_of(file.st_mode)}, not a socket")
+        words = f"{os.strerror(errno.EEXIST)} and is {kind_of(file.st_mode)}, not a socket; move it or use another path"
+        raise FileExistsError(errno.EEXIST, words)
 
 
 def _probe(path: str) -> None:

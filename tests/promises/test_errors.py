@@ -189,11 +189,12 @@ def test_a_refusal_survives_pickle_and_copy_with_its_owner(copied, pid):
 
 @pytest.mark.parametrize("copied", COPIES)
 def test_a_guard_can_be_neither_pickled_nor_copied(path, copied):
-    with unixsock.bind_exclusive(path)[1] as guard:
-        with pytest.raises(TypeError, match="neither pickled nor copied"):
-            copied(guard)
-        assert not guard.closed
-        refused(path)
+    _, guard = unixsock.bind_exclusive(path)
+    with pytest.raises(TypeError, match="neither pickled nor copied"):
+        copied(guard)
+    assert not guard.closed
+    refused(path)
+    guard.close()
 
 
 def test_a_guard_is_not_shipped_to_a_spawned_process(path):

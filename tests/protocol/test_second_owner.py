@@ -62,7 +62,7 @@ def test_after_a_fork_the_owner_is_who_took_the_lock_and_said_to_have_ended_once
             error = refused(path)
             # In a pid namespace other than the first, a process that has ended has no number any more.
             assert error.owner_pid == (told(taker.pid) if IN_FIRST_PID_NAMESPACE else None)
-            shown = f"pid {taker.pid}, which has ended; the lock is still held: fuser {path}.lock"
+            shown = f"pid {taker.pid}, which has ended; the lock is still held: fuser {path + '.lock'!r}"
             assert (shown in str(error)) == (error.owner_pid is not None)
 
 

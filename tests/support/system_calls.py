@@ -136,7 +136,7 @@ def _all_replacements():
     bare_class = type("Socket", (_socket.socket,), dict(_system_calls("socket", _socket.socket)))
     proxies = {
         os.path: os_path,
-        os: _proxy("os", os, path=os_path),
+        os: _proxy("os", os, path=os_path, closerange=_closerange),
         fcntl: _proxy("fcntl", fcntl),
         socket: _proxy("socket", socket, socket=_through("socket.socket", socket_class)),
         _socket: _proxy("socket", _socket, socket=_through("socket.socket", bare_class)),
@@ -162,6 +162,16 @@ def _system_calls(prefix, owner):
         value = getattr(owner, key)
         if callable(value) and not isinstance(value, type) and not key.startswith("_") and name not in _PURE:
             yield key, _through(name, value)
+
+
+def _closerange(low, high):
+    """The close of one descriptor, which is what the package uses os.closerange() for: it ignores errors."""
+    assert high == low + 1
+    try:
+        _through("os.close", os.close)(low)
+    except OSError as error:
+        if error.errno is None:
+            raise
 
 
 def _through(name, function):
