@@ -1,7 +1,6 @@
 """An abstract name is no file: the kernel itself keeps its one owner, and frees it with the last descriptor."""
 
 import errno
-import gc
 import os
 import secrets
 import socket
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from children import Child
-from observed import assert_serves, each_type, on_linux, reaches, refused
+from observed import assert_serves, collect, each_type, on_linux, reaches, refused
 from system_calls import before, failing, instead
 from unixsock import bind_abstract
 
@@ -156,7 +155,7 @@ def test_what_fails_on_the_way_names_the_name_and_frees_it(name, call):
 def test_a_name_is_free_when_its_guard_and_its_socket_were_dropped(name):
     with pytest.warns(ResourceWarning, match="unclosed"):
         bind_abstract(name)
-        gc.collect()
+        collect()
     bind_abstract(name)[1].close()
 
 

@@ -15,8 +15,8 @@ import sys
 import pytest
 
 import unixsock
-from children import Child, ChildError
-from observed import BIND, BOUND, ODD_FILES, leave_stale, on_linux, raised_by, refused, standing
+from children import Child
+from observed import BOUND, ODD_FILES, leave_stale, on_linux, raised_by, refused, standing
 from system_calls import failing, instead, intercepted
 
 OCCUPANTS = {**ODD_FILES, "an empty file": (lambda path: open(path, "x").close(), "a regular file")}
@@ -195,15 +195,6 @@ def test_a_guard_can_be_neither_pickled_nor_copied(path, copied):
     assert not guard.closed
     refused(path)
     guard.close()
-
-
-def test_a_guard_is_not_shipped_to_a_spawned_process(path):
-    with Child() as parent:  # multiprocessing leaves a tracker of its resources behind
-        parent.do(BIND, path=path)
-        parent.do("import multiprocessing; spawn = multiprocessing.get_context('spawn')")
-        with pytest.raises(ChildError, match="neither pickled nor copied") as refusal:
-            parent.do("spawn.Process(target=print, args=(guard,)).start()")
-        assert refusal.value.kind == "TypeError"
 
 
 def test_a_guard_cannot_be_made_by_hand_and_its_attempt_is_not_finalised(monkeypatch):

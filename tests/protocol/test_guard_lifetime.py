@@ -1,7 +1,6 @@
 """From before bind to after the guard is forgotten: no interrupt loses the socket file, no collection the lock."""
 
 import errno
-import gc
 import os
 import platform
 import subprocess
@@ -12,14 +11,8 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import BIND, BOUND, reaches, refused, start_and_close
+from observed import BIND, BOUND, collect, reaches, refused, start_and_close
 from system_calls import after, before
-
-
-def collect():
-    """What a guard refers to is finalised after it, by PyPy in a later collection."""
-    for _ in range(3):
-        gc.collect()
 
 
 def test_a_guard_dropped_without_close_warns_and_releases_its_lock(path):
@@ -80,7 +73,7 @@ def test_a_closed_guard_is_dropped_silently(path):
         sock, guard = unixsock.bind_exclusive(path)
         guard.close()
         del sock, guard
-        gc.collect()
+        collect()
     assert caught == []
 
 
@@ -96,7 +89,7 @@ def test_a_guard_still_open_when_the_interpreter_ends_warns_without_a_traceback(
 def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
     guard = object.__new__(unixsock.Guard)
     del guard
-    gc.collect()
+    collect()
 
 
 STEPS = [(when, step) for when in (before, after) for step in ("os.fchmod", "socket.bind", "os.chmod", "socket.listen")]

@@ -56,6 +56,10 @@ STATES += [(state, kind) for state in (listening, backlog_full) for kind in TYPE
 STATES += [(connected_elsewhere, DGRAM)]
 
 
+def name_of(value):
+    return getattr(value, "name", None) or value.__name__
+
+
 def arrived(server):
     """How many clients, or messages, have reached the server."""
     count = 0
@@ -72,7 +76,7 @@ def arrived(server):
 
 
 @each_type
-@pytest.mark.parametrize(("state", "of_server"), STATES)
+@pytest.mark.parametrize(("state", "of_server"), STATES, ids=name_of)
 def test_a_bound_server_keeps_its_name_and_nothing_reaches_it(path, state, of_server, kind):
     with state(path, of_server) as (server, clients):
         before = standing(path)

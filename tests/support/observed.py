@@ -1,5 +1,6 @@
 """What a test does to a path, and sees from outside: is it taken, who serves there, what stands there."""
 
+import gc
 import importlib
 import os
 import select
@@ -110,6 +111,12 @@ def mode_of(path):
         return os.lstat(path).st_mode & 0o7777
     except FileNotFoundError:
         return None
+
+
+def collect():
+    """What a guard refers to is finalised after it, by PyPy in a later collection."""
+    for _ in range(3):
+        gc.collect()
 
 
 def imported_anew(monkeypatch):
