@@ -64,7 +64,7 @@ def main(path: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
     signal.signal(signal.SIGCHLD, noticed)
     try:
-        sock, guard = unixsock.bind_exclusive(path, timeout=5)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
         print(f"prefork.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)

@@ -56,7 +56,7 @@ def main(path: str, method: str) -> None:
     multiprocessing.resource_tracker.ensure_running()  # now, for when it starts it unblocks both signals
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
-        sock, guard = unixsock.bind_exclusive(path, timeout=5)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
         print(f"spawn.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)

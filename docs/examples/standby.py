@@ -40,12 +40,12 @@ def leave(_number: int, _frame: object) -> None:
 def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
     """Bind `path`, however long another process has it. SystemExit when a signal comes meanwhile."""
     try:
-        return unixsock.bind_exclusive(path)
+        return unixsock.bind_exclusive(path, mode=0o660)
     except unixsock.AddressInUseError as error:
         print(f"pid {os.getpid()} stands by: {error}", flush=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     try:
-        return unixsock.bind_exclusive(path, timeout=None)
+        return unixsock.bind_exclusive(path, mode=0o660, timeout=None)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 

@@ -87,7 +87,7 @@ def main() -> None:
             os.close(lock)
     else:
         try:
-            sock, guard = unixsock.bind_exclusive(options.path, timeout=5)
+            sock, guard = unixsock.bind_exclusive(options.path, mode=0o660, timeout=5)
         except (OSError, ValueError) as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
