@@ -40,7 +40,7 @@ MANUAL_PAGES = {
 EVERYWHERE = "EIO EAGAIN EINTR"
 
 USUAL = "as if nothing had failed"
-BELIEVED = "not tried: it says twice that nobody is there"
+BELIEVED = "not tried: it says twice that no socket is bound"
 
 # Before anything is bound, these errors are answers. What a start makes of each when it comes once, and when it comes
 # from then on; all others are raised.
@@ -65,7 +65,7 @@ ANSWERS = {
     ("socket.connect_ex", SOCK_DGRAM, EPROTOTYPE): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_STREAM, EPROTOTYPE): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_STREAM, EAGAIN): (IN_USE, IN_USE),
-    # Nobody is, but that takes a second look.
+    # None is, but that takes a second probe.
     ("socket.connect_ex", SOCK_DGRAM, ECONNREFUSED): (USUAL, BELIEVED),
     # No mode for sockets without a name on this system. The name gets its mode after bind(2).
     ("os.fchmod", "name", EINVAL): (USUAL, USUAL),

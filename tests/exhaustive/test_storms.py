@@ -23,7 +23,7 @@ except unixsock.AddressInUseError as error:
     _ = error.owner_pid
 """
 
-# An owner serves one client, who always asks: a connection without a question came from somebody's look. It goes on
+# An owner serves one client, who always asks: a connection without a question came from a probe. It goes on
 # owning until that client has hung up. Who is refused tries anew at once: with waiters, which sleep, the address would
 # hardly change hands.
 SERVE_IN_TURNS = """

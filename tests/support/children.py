@@ -81,7 +81,7 @@ class Child:
         return not select.select([self._channel], [], [], 0)[0]
 
     def give_up_root(self):
-        """Be an ordinary user from here on, whoever runs the tests."""
+        """Be an ordinary user from here on, also where root runs the tests."""
         self.do("if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)")
 
     def fork(self):
@@ -114,7 +114,7 @@ class Child:
 
 
 def exit_of(pid):
-    """Something to select on, readable once process `pid` has ended, whoever is its parent."""
+    """Something to select on, readable once process `pid` has ended, which need not be our child."""
     if hasattr(select, "kqueue"):
         queue = select.kqueue()
         ended = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)

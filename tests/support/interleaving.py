@@ -109,11 +109,11 @@ class Actor:
         # What those without the lock have done to it:
         self.orphaned = False  # removed its lock file since it locked it
         self.freed = False  # unlinked the name after it had looked
-        self.robbed = False  # unlinked the name while it led here
+        self.lost = False  # unlinked the name while it led here
 
     @property
     def state(self):
-        return self.history, self.orphaned, self.freed, self.robbed
+        return self.history, self.orphaned, self.freed, self.lost
 
     @property
     def over(self):
@@ -170,7 +170,7 @@ class Place:
                     excused = actor.freed or actor.orphaned or victim.orphaned
                     self._blame(f"{actor.name} unlinked the live socket of {victim.name}", excused=excused)
                 else:
-                    victim.robbed = True
+                    victim.lost = True
         before, self.lock_file = self.lock_file, _inode(self.lock_path)
         if self.lock_file != before:
             self._made(actor, self.lock_file)
@@ -184,13 +184,13 @@ class Place:
             excused = any(owner.orphaned for owner in owners)
             self._blame(f"two owners: {' and '.join(owner.name for owner in owners)}", excused=excused)
         for owner in owners:
-            if not owner.robbed and self.live.get(self.name, [None])[0] is not owner:
+            if not owner.lost and self.live.get(self.name, [None])[0] is not owner:
                 self._blame(f"the name of {owner.name} leads elsewhere", excused=False)
 
     def check_connection(self):
         """A client that connects to the name reaches its owner."""
         for owner in self.actors:
-            if owner.owns and not owner.robbed and not self.limit and not self.faults:
+            if owner.owns and not owner.lost and not self.limit and not self.faults:
                 owner.sock.settimeout(0)
                 try:
                     with socket.socket(socket.AF_UNIX) as client:
@@ -223,7 +223,7 @@ class Place:
 
 
 class Run:
-    """One schedule: first the steps `given`, then whoever runs goes on until it ends.
+    """One schedule: first the steps `given`, then the actor that runs goes on until it ends.
 
     A step is an actor's index, and whether it is dead; the first such step kills it.
     """
@@ -367,7 +367,7 @@ class Run:
     # Whose turn it is.
 
     def _hand_over(self, me):
-        """Give the baton to whoever makes the next step. Returns when `me` has it again, at once if that is `me`."""
+        """Give the baton to the actor of the next step. Returns when `me` has it again, at once if that is `me`."""
         while True:
             self.place.check_owners()
             step = self._choose()
