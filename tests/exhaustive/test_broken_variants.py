@@ -70,7 +70,7 @@ two closers in one close
 a start that fails after bind leaves its socket file
     protocol/test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock
 what a signal handler raises taken for an answer of the system
-    exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_arrives_and_leaves_nothing_behind
+    exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_frees_the_abstract_name
 a dropped guard keeps its lock
     protocol/test_guard_lifetime.py::test_a_guard_dropped_without_close_warns_and_releases_its_lock
 a guard that can be copied

@@ -165,7 +165,14 @@ def test_the_mode_is_exact_whatever_the_umask(mounted, path, umask, mode):
         assert owner.value("os.stat(path).st_mode & 0o777") == mode
 
 
-@pytest.mark.parametrize("mounted", [name for name in FILESYSTEMS if name == "fuse"], indirect=True)
+def only(*names):
+    """Those of the filesystems, or a skip with its reason."""
+    none = pytest.param(names[0], marks=pytest.mark.skip(reason=f"no {' or '.join(names)} here"))
+    found = [name for name in FILESYSTEMS if name in names]
+    return pytest.mark.parametrize("mounted", found or [none], indirect=True)
+
+
+@only("fuse")
 def test_where_the_filesystem_keeps_bits_of_its_own_another_mode_is_an_error(mounted):
     script = "mkdir m/fixed; bindfs -p 0777 m/fixed m/fixed"
     assert mounted.process.do(SHELL, script=script, cwd=os.path.dirname(mounted.place)) is None
@@ -185,7 +192,7 @@ def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, p
         assert starters.do(RACE, path=path) == [1, 7]
 
 
-@pytest.mark.parametrize("mounted", [name for name in FILESYSTEMS if "lower" in MOUNT[name]], indirect=True)
+@only(*(name for name in MOUNT if "lower" in MOUNT[name]))
 def test_a_dead_name_that_was_there_before_the_mount_is_cleared(mounted):
     path = mounted.place + "/left.sock"
     with mounted.process.fork() as starters:
