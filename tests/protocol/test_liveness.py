@@ -252,7 +252,7 @@ def test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds
         (errno.EPERM, errno.EAGAIN, errno.EPERM),
         (errno.EPERM, errno.ECONNREFUSED, errno.EPERM),
         (errno.EACCES, errno.ECONNREFUSED, errno.EACCES),
-        (errno.EIO, errno.ECONNREFUSED, errno.EIO),
+        (errno.EIO, errno.EPROTOTYPE, errno.EIO),
         (errno.EAGAIN, errno.ECONNREFUSED, errno.EAGAIN),
         (errno.ECONNREFUSED, errno.EPERM, errno.EPERM),
         (errno.ECONNREFUSED, errno.EACCES, errno.EACCES),

@@ -45,6 +45,9 @@ def test_the_same_process_is_refused_and_told_its_own_pid(path, kind):
         assert (f"this process, pid {os.getpid()}" in error.strerror) == (error.owner_pid is not None)
         assert refused(os.fsencode(path)).owner_pid == told(os.getpid())  # the first refusal has not closed the lock
         assert not guard.closed
+        with Child() as other, pytest.raises(ChildError, match="taken by") as refusal:
+            other.do("unixsock.bind_exclusive(path)", path=path)
+        assert "this process" not in str(refusal.value)
     with open(path + ".lock") as lock_of_another_library:
         fcntl.flock(lock_of_another_library, fcntl.LOCK_EX)
         assert refused(path).owner_pid == told(os.getpid())
