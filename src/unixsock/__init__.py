@@ -1,6 +1,6 @@
 """Unix-domain sockets whose address has one owner, also after a crash.
 
-bind_exclusive(path) and bind_abstract(name) return a bound socket and the guard that owns the address.
+bind_exclusive(path) and bind_abstract(name) return a bound socket and the guard that holds the address.
 A refused call raises AddressInUseError, an OSError. Everything else in this package is private.
 """
 

@@ -70,7 +70,7 @@ def checked_mode(mode: int | None) -> int | None:
     mode = _integer("mode", mode)
     # Owner write, since by unix(7) connecting needs write permission, and so does the probe of the next start.
     if mode & ~0o777 or not mode & 0o200:
-        raise ValueError(f"mode must be permission bits, 0 to 0o777, with owner write (0o200), not {mode:#o}")
+        raise ValueError(f"mode must be permission bits, 0 to 0o777, with owner write (0o200), not {mode} ({mode:#o})")
     return mode
 
 

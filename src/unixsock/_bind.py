@@ -35,26 +35,26 @@ def bind_exclusive(
     """Bind a Unix-domain socket to `path` as its only owner, whatever an earlier owner left behind.
 
     Args:
-        path: of the socket file; at most 107 bytes in absolute form (unix(7); 103 on macOS and the BSDs).
+        path: of the socket file, joined to the working directory once. At most 107 bytes then (unix(7); 103 on macOS
+            and the BSDs).
         type: ``SOCK_STREAM`` (default), ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
         mode: permission bits of the socket file, exactly, whatever the umask; they must include 0o200. None
             (default): 0o777 less the umask. A stream socket never has other bits while clients can connect.
         backlog: as for `socket.listen`; None (default): its default.
-        timeout: seconds to wait for the present owner. 0 (default): fail at once. None: no limit. Waiting blocks the
-            calling thread.
+        timeout: seconds to wait for the present owner, in this thread. 0 (default): fail at once. None: no limit.
 
     Returns:
         The socket, bound, and listening unless it is a datagram socket; and the `Guard` that holds flock(2) on
-        ``path + ".lock"``. That file stays for good: do not remove it. Close the guard to give up the path.
+        ``path + ".lock"``. Keep it: closed or dropped, it gives up the path. The lock file stays; do not remove it.
 
     Raises:
         AddressInUseError: the path has an owner; ``owner_pid`` is its pid, where the system reports it.
         FileExistsError: the file at `path` is not a socket. It is left alone.
-        OSError: from the system, such as no directory, no permission, no locks. ``filename`` is the path it is about.
+        OSError: from the system: no directory (it is not made), no permission, no locks. ``filename`` is the path.
         TypeError, ValueError, OverflowError: an argument is wrong.
 
-    While any process holds the socket and the lock, every other ``bind_exclusive`` of `path` on this machine fails.
-    Once the kernel has released both, even after SIGKILL, the next one succeeds. A call that raises leaves at most the
+    While any process holds the socket or the lock, every other ``bind_exclusive`` of `path` on this machine fails.
+    Once the kernel has released both, even after SIGKILL, the next one succeeds. A call that fails leaves at most the
     lock file. Programs that ignore the lock can still unlink the path.
 
     Example::
@@ -69,7 +69,7 @@ def bind_exclusive(
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
     # One guard for all attempts: Python would drop an interrupt that comes while it collects an empty one.
-    guard = Guard(address, lock_path_of(address))
+    guard = Guard(address)
     return _until_free(timeout, address, lambda: _try_to_bind(guard, type, mode, backlog))
 
 
@@ -113,7 +113,7 @@ def bind_abstract(
     type = checked_type(type)
     backlog = checked_backlog(backlog)
     timeout = checked_timeout(timeout)
-    guard = Guard(address, None)
+    guard = Guard(address)
     return _until_free(timeout, address, lambda: _try_to_bind(guard, type, None, backlog))
 
 
@@ -133,7 +133,7 @@ def _until_free(timeout: float, address: str, attempt: Callable[[], _Bound]) -> 
 
 
 def _try_to_bind(guard: Guard, type: int, mode: int | None, backlog: int | None) -> _Bound:
-    """One attempt: a new socket, bound and listening, and `guard`, which holds it."""
+    """One attempt: a new socket, bound, and listening unless it is a datagram socket, and `guard`, which holds it."""
     lock = None if guard.lock_path is None else claim(guard.address, create=True)
     try:
         sock = socket.socket(socket.AF_UNIX, type)
@@ -141,12 +141,12 @@ def _try_to_bind(guard: Guard, type: int, mode: int | None, backlog: int | None)
         _bind_and_listen(sock, guard.address, type, mode, backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException as error:
-        if not guard.closed:
-            errno_of(guard.close)  # its descriptors are released all the same, and the first error says more
-        elif lock is not None:
+        if lock is not None and guard.closed:
             os.closerange(lock, lock + 1)  # one call that ignores errors, as in acquire()
-        # Not by a context manager around each call: an interrupt at the entry of its __exit__ loses the descriptor
-        # that the call has returned.
+        while not guard.closed:  # again, where a signal handler's error came before its first step
+            errno_of(guard.close)  # ignored: the first error says more
+        # The path is named here, not by a context manager around each call: an interrupt at the entry of its __exit__
+        # loses the descriptor that the call has returned.
         name_path(error, guard.address)
         raise
 
@@ -172,13 +172,11 @@ def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
         pid = owner_pid(lock_path)
         why = _taken_by(pid, lock_path)
         if errno_of(os.lstat, address) == errno.ENOENT:
-            why += "; no socket file is there: if that lasts, it was deleted, so restart the server that holds the lock"
+            why += "; no socket file is there: if that lasts, it was deleted, and only a restart of its server helps"
     elif address.startswith("\0"):
         why = "the abstract name is taken"
     else:
-        why = (
-            f"a socket is still bound there: by a server that does not hold {lock_path}, or by one that is just ending"
-        )
+        why = f"a socket is still bound there, by a server without the lock or one just ending: see fuser {address!r}"
     words = f"{os.strerror(errno.EADDRINUSE)} ({why})"
     return AddressInUseError(errno.EADDRINUSE, words, address.removeprefix("\0"), owner_pid=pid)
 
@@ -187,7 +185,7 @@ def _taken_by(pid: int | None, lock_path: str) -> str:
     if pid is None:
         return "taken by another process or guard"
     if pid == os.getpid():
-        return f"taken by this process, pid {pid}: close its guard, or end the child that inherited the lock"
+        return f"taken by this process, pid {pid}: close its guard, or end the process that inherited it"
     if errno_of(os.kill, pid, 0) == errno.ESRCH:
         return f"taken by pid {pid}, which has ended; the lock is still held: fuser {lock_path!r} shows by whom"
     return f"taken by pid {pid}"

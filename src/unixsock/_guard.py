@@ -32,7 +32,7 @@ def claim(path: str, *, create: bool) -> int:
 
 
 class Guard:
-    r"""Owns an address: holds its lock until `close`, which also closes the socket and removes the socket file.
+    r"""Holds an address: the socket and its lock, until `close`.
 
     Only `bind_exclusive` and `bind_abstract` make guards. Use it as the outermost context manager, so that it closes
     after the server that uses the socket has stopped::
@@ -57,9 +57,8 @@ class Guard:
 
     __module__ = "unixsock"
 
-    def __init__(self, address: str, lock_path: str | None) -> None:
+    def __init__(self, address: str) -> None:
         self._address = address
-        self._lock_path = lock_path
         # The socket and the lock's descriptor, None for an abstract name. Empty before the bind and once closed.
         self._held: list[tuple[socket.socket, int | None]] = []
 
@@ -71,11 +70,11 @@ class Guard:
     @property
     def lock_path(self) -> str | None:
         """The lock file's absolute path; None for an abstract name."""
-        return self._lock_path
+        return None if self._address.startswith("\0") else lock_path_of(self._address)
 
     @property
     def closed(self) -> bool:
-        """Whether `close` has been called."""
+        """Whether the guard has let go, or has not taken hold yet."""
         return not self._held
 
     def __enter__(self) -> Guard:
@@ -99,9 +98,10 @@ class Guard:
     def close(self) -> None:
         """Close the socket, then the lock, then remove the socket file if no socket is bound there any more.
 
-        Idempotent and thread-safe. Before calling it, wake threads blocked in ``accept()`` and join them. Where
-        another process holds the socket or the lock, or another server is bound at the path by now, the socket file
-        stays. A stale one that may not be removed stays too; the next `bind_exclusive` removes it.
+        Idempotent and thread-safe. Before calling it, wake threads blocked in ``accept()`` and join them. The socket
+        file stays where the socket or the lock is still held (by another process, a duplicate, a thread in
+        ``accept()``) or another server is bound by now. A stale one that may not be removed stays too; the next
+        `bind_exclusive` removes it.
 
         Raises:
             OSError: EBADF, the descriptor of the socket or the lock was closed behind the guard's back. All other
@@ -117,7 +117,7 @@ class Guard:
         try:
             sock.close()
         except BaseException as error:
-            errno_of(sock.close)  # again: an interrupt at its entry has left it open
+            errno_of(sock.close)  # again: an interrupt at its entry may have left it open
             name_path(error, self._address)
             raise
         finally:
@@ -141,13 +141,15 @@ class Guard:
         raise TypeError("a Guard can be neither pickled nor copied: it owns a descriptor of this process")
 
     # The default arguments outlive this module's globals, which may be gone when the interpreter exits.
-    def __del__(self, _close: Callable[..., None] = os.closerange, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _close: Callable[..., None] = os.close, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_held", None):  # __init__ may not have got that far
             _, lock = self._held[0]
             self._held = []
-            if lock is not None:
-                _close(lock, lock + 1)  # before the warning, which may be an error
-            _warn(f"unclosed <unixsock.Guard {self._address!r}>", ResourceWarning, source=self)
+            try:
+                if lock is not None:
+                    _close(lock)
+            finally:  # not before: the warning may be an error
+                _warn(f"unclosed <unixsock.Guard {self._address!r}>", ResourceWarning, source=self)
 
     def _holding(self) -> tuple[socket.socket, int | None]:
         try:

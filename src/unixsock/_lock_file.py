@@ -1,7 +1,7 @@
 """The lock file: open it, flock it, and check that it is still the same file.
 
 A lock that outlives its holder blocks every restart, and a lock on a file that has been replaced excludes nobody.
-Invariant: the descriptor that `acquire` returns holds flock(2) on the file that stands at the lock path, and the kernel
+Invariant: the descriptor that `acquire` returns holds flock(2) on the file that stood at the lock path then. The kernel
 drops the lock with the last copy of that descriptor. The file is never written, truncated, re-moded or unlinked.
 """
 
@@ -47,7 +47,7 @@ def acquire(path: str, *, create: bool) -> int:
                 if _lock_current_file(lock, lock_path):
                     return lock
             except BaseException:
-                # One call that ignores errors: at the entry of a function, an interrupt would leak the descriptor.
+                # One C call that ignores errors: an interrupt at a Python function's entry would leak the lock.
                 os.closerange(lock, lock + 1)
                 raise
             os.closerange(lock, lock + 1)

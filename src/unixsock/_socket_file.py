@@ -2,7 +2,7 @@
 
 Unlinking before bind(2) takes the path from a running server. Connecting as a client to find out fails too: a server
 that has not called listen(2) yet answers like a dead one. Invariant: only a socket file that no socket is bound to is
-unlinked, and only under the lock; without it, two starters would unlink each other's.
+unlinked, but for the moment in clear_stale(), and only under the lock: without it, two starters unlink each other's.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def set_mode(path: str, mode: int) -> None:
     if os.lstat(path).st_mode == wanted:
         return
     _chmod(path, mode)
-    found = os.lstat(path).st_mode
-    if found != wanted:
-        bits = stat.S_IMODE(found)
+    found = os.lstat(path)
+    _require_socket(found)
+    if found.st_mode != wanted:
+        bits = stat.S_IMODE(found.st_mode)
         raise PermissionError(errno.EPERM, f"Mode stays {bits:#o}, not {mode:#o}: the filesystem may ignore chmod")
 
 

@@ -170,7 +170,11 @@ def keeps(path):
     except KeyboardInterrupt:
         pass
     signal.setitimer(signal.ITIMER_REAL, 0)
-    guard.close()
+    while not guard.closed:
+        try:
+            guard.close()
+        except KeyboardInterrupt:  # late, by PyPy
+            pass
     sock.close()
     try:
         unixsock.bind_exclusive(path)[1].close()
@@ -188,7 +192,7 @@ def alarms(path):
     seen = []
     signal.signal(signal.SIGALRM, lambda *args: (seen.append(1), interrupt(*args)))
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.002), 0.05)
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.002), 2)
         unixsock.bind_exclusive(path, timeout=None)
     except KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
