@@ -4,7 +4,7 @@
     exec_server.py /run/app/app.sock gunicorn app:app -b fd://{fd} --no-control-socket
     exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd} --workers 0
 
-A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. Its mode is 0660.
+A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. The mode is 0660.
 The server inherits socket and lock and holds both until its end. It has no guard: a socket file that it leaves is
 cleared by the next start.
 
@@ -23,7 +23,7 @@ FIRST = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 
 def main() -> None:
-    """Return never: exec, or SystemExit."""
+    """Never return: exec, or SystemExit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the owner to end (5)")
     parser.add_argument("path", metavar="PATH", help="where the socket goes")

@@ -1,4 +1,4 @@
-"""Have one process do what all are asked: one_instance.py PATH WORD ... Start it as often as you like.
+"""Let one process do the work of all: one_instance.py PATH WORD ... Start it as often as you like.
 
 The first one does what its words say, and serves at PATH until Ctrl-C or SIGTERM. Each later one hands its words over,
 prints the answer, and ends. It ends with an error where no answer came: then ask again, if done twice does no harm.
@@ -43,7 +43,7 @@ class Call(socketserver.StreamRequestHandler):
 
 
 def hand_over(path: str, words: list[str]) -> str | None:
-    """What the one that runs answers. None if it has just gone or has its hands full: nothing was sent then."""
+    """What the one that runs answers. None if it has just gone or is busy: nothing was sent then."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
         try:

@@ -53,7 +53,7 @@ def work(sock: socket.socket, lock: Any) -> None:  # noqa: ANN401 - multiprocess
 
 def main(path: str, method: str) -> None:
     """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
-    multiprocessing.resource_tracker.ensure_running()  # now, for when it starts it unblocks both signals
+    multiprocessing.resource_tracker.ensure_running()  # now: its start unblocks both signals
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)

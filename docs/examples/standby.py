@@ -51,7 +51,7 @@ def bind_or_wait(path: str) -> tuple[socket.socket, unixsock.Guard]:
 
 
 def main(path: str) -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 1 when the path cannot be had for another reason than being taken."""
+    """Exit status 0 after Ctrl-C or SIGTERM, 1 after an error other than a taken path."""
     # What takes long to load goes here, before the wait.
 
     # Blocked, and waited for below. Only the wait for the path is ended by the handler's exception: raised later, it

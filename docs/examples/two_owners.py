@@ -29,7 +29,7 @@ def bind_alone(path: str) -> tuple[socket.socket, socket.socket]:
 
 
 def unlink_then_bind(path: str) -> tuple[socket.socket, socket.socket]:
-    """Never fails, also where a server has the path."""
+    """Succeeds even where a server has the path."""
     if os.path.exists(path):
         os.unlink(path)
     return bind_alone(path)

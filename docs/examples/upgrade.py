@@ -42,7 +42,7 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
 
 def upgraded(path: str, sock: int, lock: int) -> bool:
-    """Start the program that this file is by now, with the descriptors `sock` and `lock`; whether it is ready."""
+    """Start this file anew, as it is now, with the descriptors `sock` and `lock`; whether it is ready."""
     ready, report = os.pipe()
     command = [sys.executable, __file__, path, "--inherit", str(sock), str(lock), str(report)]
     with open(ready, "rb") as answer:
