@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import socket
 import subprocess
 import sys
 import warnings
@@ -121,6 +122,22 @@ def test_what_goes_wrong_while_undoing_does_not_hide_what_went_wrong_first(direc
     with before("socket.listen", lose), pytest.raises(KeyboardInterrupt):
         unixsock.bind_exclusive(path)
     assert os.listdir(directory) == ["a.sock.lock"]
+    start_and_close(path)
+
+
+def test_what_a_handler_raises_while_an_attempt_is_undone_leaves_nothing_for_the_next_one(path, monkeypatch):
+    def close_at_the_second_call(guard):
+        if alarms:
+            raise alarms.pop()
+        close(guard)
+
+    close = unixsock.Guard.close
+    alarms = [TimeoutError(errno.ETIMEDOUT, "deadline")]
+    monkeypatch.setattr(unixsock.Guard, "close", close_at_the_second_call)
+    faster = socket.socket(socket.AF_UNIX)
+    with before("socket.bind", lambda _: faster.bind(path)), before("time.sleep", lambda _: faster.close()):
+        start_and_close(path, timeout=5)
+    assert not alarms
     start_and_close(path)
 
 
