@@ -176,7 +176,7 @@ def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
     elif address.startswith("\0"):
         why = "the abstract name is taken"
     else:
-        why = f"a socket is still bound there, by a server without the lock or one just ending: see fuser {address!r}"
+        why = "a socket is still bound there, by a server without the lock or one just ending: ss -xlp shows which"
     words = f"{os.strerror(errno.EADDRINUSE)} ({why})"
     return AddressInUseError(errno.EADDRINUSE, words, address.removeprefix("\0"), owner_pid=pid)
 

@@ -53,7 +53,7 @@ def test_a_live_server_without_the_lock_is_told_from_an_owner(path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         error = refused(path, BOUND)
-    assert re.search(rf"without the lock or one just ending.*{re.escape(path)}", error.strerror)
+    assert re.search("without the lock or one just ending", error.strerror)
     assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, None)
     assert (error.__cause__, error.__suppress_context__) == (None, True)
 
