@@ -1,7 +1,7 @@
 """Let one process do the work of all: one_instance.py PATH WORD ... Start it as often as you like.
 
 The first one does what its words say, and serves at PATH until Ctrl-C or SIGTERM. Each later one hands its words over,
-prints the answer, and ends. It ends with an error where no answer came: then ask again, if done twice does no harm.
+prints the answer, and ends. Without an answer it ends with an error: ask again if doing it twice does no harm.
 """
 
 from __future__ import annotations
