@@ -1,7 +1,7 @@
 """Bind PATH, then become COMMAND, a server that takes a listening descriptor on its command line.
 
     exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
-    exec_server.py /run/app/app.sock gunicorn app:app -b fd://{fd} --no-control-socket
+    exec_server.py /run/app/app.sock gunicorn app:wsgi -b fd://{fd} --no-control-socket
     exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd} --workers 0
 
 A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. The mode is 0660.

@@ -16,7 +16,8 @@ from programs import EXAMPLES, Connection, Program, end, refused, served_by
 
 PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
 EXEC_SERVER = str(EXAMPLES / "exec_server.py")
-LINES = re.findall(r"^exec_server\.py \S+ (.*)$", PAGE, re.MULTILINE)
+LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", PAGE, re.MULTILINE)
+assert len(LINES) == 3, "the page shows uvicorn, gunicorn and hypercorn"
 
 # When it is imported, the path is bound. It answers for its process group, whose leader the server is.
 APP = r"""
