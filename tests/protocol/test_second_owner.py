@@ -82,6 +82,8 @@ def test_a_refusal_says_when_the_owners_socket_file_was_deleted(path):
         assert "no socket file" not in str(refused(path))
         os.unlink(path)
         assert "no socket file is there" in str(refused(path))
+        with instead("os.lstat", lambda call: failing(errno.EACCES)(call) if call.args == (path,) else call.run()):
+            assert "no socket file" not in str(refused(path))  # not known
 
 
 # Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.
