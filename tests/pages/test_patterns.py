@@ -73,7 +73,7 @@ on_pypy = platform.python_implementation() == "PyPy"
 misses = pytest.mark.skipif(on_pypy, reason="PyPy 7.3.11: a spawned worker at times does not end at SIGTERM in 20 s")
 of_workers = pytest.mark.parametrize(
     "program",
-    [("prefork.py",), pytest.param(("spawn.py", "spawn"), marks=misses), ("spawn.py", "forkserver")],
+    [("prefork.py",), *(pytest.param(("spawn.py", method), marks=misses) for method in ("spawn", "forkserver"))],
     ids=" ".join,
 )
 
