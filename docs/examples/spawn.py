@@ -41,6 +41,8 @@ class Hello(http.server.BaseHTTPRequestHandler):
 def work(sock: socket.socket, lock: Any) -> None:  # noqa: ANN401 - multiprocessing does not name this type
     """What a worker does."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    # Not left to the parent, for PyPy makes a socket that it unpickles blocking.
+    sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
     lock.detach()  # takes the descriptor over from the parent: it stays open, and so the lock held, to the end
     with socketserver.ThreadingUnixStreamServer("", Hello, bind_and_activate=False) as server:
         server.socket.close()  # one of its own, not bound
@@ -62,7 +64,6 @@ def main(path: str, method: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     with guard:
-        sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         context: Any = multiprocessing.get_context(method)
         workers = [

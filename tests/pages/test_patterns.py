@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import http.client
 import os
-import platform
 import re
 import secrets
 import select
@@ -69,12 +68,8 @@ def worker(parent):
     return int(re.fullmatch(r"worker (\d+)", parent.line())[1])
 
 
-on_pypy = platform.python_implementation() == "PyPy"
-misses = pytest.mark.skipif(on_pypy, reason="PyPy 7.3.11: a spawned worker at times does not end at SIGTERM in 20 s")
 of_workers = pytest.mark.parametrize(
-    "program",
-    [("prefork.py",), *(pytest.param(("spawn.py", method), marks=misses) for method in ("spawn", "forkserver"))],
-    ids=" ".join,
+    "program", [("prefork.py",), ("spawn.py", "spawn"), ("spawn.py", "forkserver")], ids=" ".join
 )
 
 
