@@ -137,7 +137,7 @@ def _try_to_bind(guard: Guard, type: int, mode: int | None, backlog: int | None)
     lock = None if guard.lock_path is None else claim(guard.address, create=True)
     try:
         sock = socket.socket(socket.AF_UNIX, type)
-        guard._held.append((sock, lock))  # noqa: SLF001 - both in one step, which an interrupt cannot split
+        guard._held = (sock, lock)  # noqa: SLF001 - both in one step, which an interrupt cannot split
         _bind_and_listen(sock, guard.address, type, mode, backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException as error:

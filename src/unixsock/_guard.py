@@ -57,10 +57,11 @@ class Guard:
 
     __module__ = "unixsock"
 
+    # The socket and the lock's descriptor, None for an abstract name. There from the bind until the close only.
+    _held: tuple[socket.socket, int | None]
+
     def __init__(self, address: str) -> None:
         self._address = address
-        # The socket and the lock's descriptor, None for an abstract name. Empty before the bind and once closed.
-        self._held: list[tuple[socket.socket, int | None]] = []
 
     @property
     def address(self) -> str:
@@ -75,11 +76,11 @@ class Guard:
     @property
     def closed(self) -> bool:
         """Whether the guard has let go, or has not taken hold yet."""
-        return not self._held
+        return not hasattr(self, "_held")
 
     def __enter__(self) -> Guard:
         """Return the guard itself. ValueError when it is closed."""
-        self._holding()
+        self._lock()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -90,7 +91,7 @@ class Guard:
 
         The guard still owns it. ValueError when the guard is closed, or its address is abstract.
         """
-        _, lock = self._holding()
+        lock = self._lock()
         if lock is None:
             raise ValueError(f"an abstract name has no lock: {self!r}")
         return lock
@@ -109,10 +110,10 @@ class Guard:
         """
         try:
             # The one atomic step is del: with two threads inside, one would close a number that is another file's by
-            # now. Not pop(): an interrupt between its return and the assignment would lose the lock, still held.
-            sock, lock = self._held[0]
-            del self._held[0]
-        except IndexError:
+            # now. Not vars(self).pop(): an interrupt between its return and the assignment would lose the lock, held.
+            sock, lock = self._held
+            del self._held
+        except AttributeError:
             return
         try:
             sock.close()
@@ -142,20 +143,21 @@ class Guard:
 
     # The default arguments outlive this module's globals, which may be gone when the interpreter exits.
     def __del__(self, _close: Callable[..., None] = os.close, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_held", None):  # __init__ may not have got that far
-            _, lock = self._held[0]
-            self._held = []
+        if hasattr(self, "_held"):
+            _, lock = self._held
+            del self._held
             try:
                 if lock is not None:
                     _close(lock)
             finally:  # not before: the warning may be an error
                 _warn(f"unclosed <unixsock.Guard {self._address!r}>", ResourceWarning, source=self)
 
-    def _holding(self) -> tuple[socket.socket, int | None]:
+    def _lock(self) -> int | None:
         try:
-            return self._held[0]
-        except IndexError:
+            _, lock = self._held
+        except AttributeError:
             raise ValueError(f"guard is closed: {self!r}") from None
+        return lock
 
     def _clear(self) -> None:
         # Under a lock taken anew, not under the one held so far. Two forked closers share that one, and the slower
