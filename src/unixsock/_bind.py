@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from unixsock._arguments import checked_backlog, checked_mode, checked_name, checked_path, checked_timeout, checked_type
-from unixsock._errors import AddressInUseError, errno_of, name_path
+from unixsock._errors import AddressInUseError, attempt, errno_of, name_path
 from unixsock._guard import Guard, claim
 from unixsock._lock_file import LockHeld, lock_path_of, owner_pid
 from unixsock._socket_file import ServerBound, narrow_mode, set_mode
@@ -117,13 +117,13 @@ def bind_abstract(
     return _until_free(timeout, address, lambda: _try_to_bind(guard, type, None, backlog))
 
 
-def _until_free(timeout: float, address: str, attempt: Callable[[], _Bound]) -> _Bound:
-    """What `attempt` returns as soon as `address` is free. Nothing is held between attempts."""
+def _until_free(timeout: float, address: str, bind: Callable[[], _Bound]) -> _Bound:
+    """What `bind` returns as soon as `address` is free. Nothing is held between attempts."""
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     while True:
         try:
-            return attempt()
+            return bind()
         except (LockHeld, ServerBound) as verdict:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -154,11 +154,8 @@ def _try_to_bind(guard: Guard, type: int, mode: int | None, backlog: int | None)
 def _bind_and_listen(sock: socket.socket, address: str, type: int, mode: int | None, backlog: int | None) -> None:
     if mode is not None:
         narrow_mode(sock.fileno(), mode)
-    answer = errno_of(sock.bind, address)
-    if answer == errno.EADDRINUSE:
+    if attempt(sock.bind, address, expected=errno.EADDRINUSE):
         raise ServerBound  # a path: a server without the lock bound it after it was cleared
-    if answer:
-        raise OSError(answer, os.strerror(answer))
     if mode is not None:
         set_mode(address, mode)  # before listen: until then a stream socket refuses every client
     if type != socket.SOCK_DGRAM:

@@ -8,6 +8,7 @@ it goes on to the caller unchanged, even where the package ignores errors.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 
@@ -56,6 +57,14 @@ def errno_of(call: Callable[..., object], *arguments: object) -> int:
             raise
         return error.errno
     return 0
+
+
+def attempt(call: Callable[..., object], *arguments: object, expected: int | None = None) -> int:
+    """As errno_of, but any errno other than `expected` is raised, in an error that names no path yet."""
+    answer = errno_of(call, *arguments)
+    if answer not in (0, expected):
+        raise OSError(answer, os.strerror(answer))
+    return answer
 
 
 def kind_of(mode: int) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import stat
 
-from unixsock._errors import errno_of, kind_of, name_path
+from unixsock._errors import attempt, kind_of, name_path
 
 # O_RDWR: NFS locks need it. O_NOFOLLOW: a planted link must not make us lock, or create, a file elsewhere.
 # O_NONBLOCK: a FIFO, or another user's write lease on a lock file that is theirs, must not make us hang.
@@ -67,7 +68,7 @@ def owner_pid(lock_path: str) -> int | None:
             return None  # /proc of another pid namespace: its numbers mean other processes here
         file = os.lstat(lock_path)
         where = b" %02x:%02x:%d " % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
-        with open("/proc/locks", "rb", buffering=0) as table:
+        with io.FileIO("/proc/locks") as table:
             # "7: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF"; the second field of a waiter's line is "->". Not line by
             # line: a machine can hold thousands of locks, and the loop would take as long as the kernel does.
             # Unbuffered: on free-threaded 3.13 a buffered open yields so often that refused starts starve.
@@ -123,11 +124,8 @@ def _lock_current_file(lock: int, lock_path: str) -> bool:
         raise OSError(errno.EINVAL, "Lock file is not a regular file")
     # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it closes
     # any descriptor of the file.
-    answer = errno_of(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if answer == errno.EWOULDBLOCK:
+    if attempt(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB, expected=errno.EWOULDBLOCK):
         raise LockHeld
-    if answer:
-        raise OSError(answer, os.strerror(answer))
     try:
         # Between open and flock the file may have been removed, and a lock on an orphan excludes nobody. libwayland
         # unlinks its lock file, and had two owners at once in most acquisitions.

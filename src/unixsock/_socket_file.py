@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 
-from unixsock._errors import errno_of, kind_of, name_path
+from unixsock._errors import attempt, errno_of, kind_of, name_path
 
 # PyPy has no os.O_PATH; the number is the same wherever PyPy runs.
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -34,9 +34,7 @@ def clear_stale(path: str) -> None:
         _require_socket(found)
         # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and cannot
         # be found through it yet. Without this, socket files were unlinked that had just become live.
-        answer = errno_of(os.rename, path, path)
-        if answer:
-            raise OSError(answer, os.strerror(answer))  # noqa: TRY301 - that of rename(2) names the path twice
+        attempt(os.rename, path, path)  # the error of os.rename itself names the path twice
         _probe(path)
         # A program without the lock may have replaced the file meanwhile. Not by the inode alone: ext4 gives the number
         # of an unlinked file to the next file at once.
@@ -57,24 +55,25 @@ def clear_stale(path: str) -> None:
 
 def narrow_mode(sock: int, mode: int) -> None:
     """Make bind(2) of the descriptor `sock` give the socket file no bits beyond `mode`, where it can (Linux)."""
-    answer = errno_of(os.fchmod, sock, mode)
     # EINVAL: macOS and the BSDs have no mode for a socket that is not bound. A stream socket loses nothing by it: it
     # refuses every client until listen(2). A datagram socket has the bits of bind(2) until set_mode().
-    if answer not in (0, errno.EINVAL):
-        raise OSError(answer, os.strerror(answer))
+    attempt(os.fchmod, sock, mode, expected=errno.EINVAL)
 
 
 def set_mode(path: str, mode: int) -> None:
     """Give the socket file at `path` exactly the bits `mode`. Never by umask(2): that belongs to the whole process."""
-    wanted = stat.S_IFSOCK | mode  # with the kind: a symbolic link has the bits 0o777
-    if os.lstat(path).st_mode == wanted:
+    if _mode(path) == mode:
         return
     _chmod(path, mode)
-    found = os.lstat(path)
-    _require_socket(found)
-    if found.st_mode != wanted:
-        bits = stat.S_IMODE(found.st_mode)
+    bits = _mode(path)
+    if bits != mode:
         raise PermissionError(errno.EPERM, f"Mode stays {bits:#o}, not {mode:#o}: the filesystem may ignore chmod")
+
+
+def _mode(path: str) -> int:
+    found = os.lstat(path)
+    _require_socket(found)  # a symbolic link has the bits 0o777
+    return stat.S_IMODE(found.st_mode)
 
 
 def _chmod(path: str, mode: int) -> None:

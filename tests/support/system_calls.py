@@ -22,6 +22,7 @@ are sockets and files that were made inside.
 import _socket
 import contextlib
 import fcntl
+import io
 import itertools
 import os
 import socket
@@ -141,6 +142,7 @@ def _all_replacements():
         socket: _proxy("socket", socket, socket=_through("socket.socket", socket_class)),
         _socket: _proxy("socket", _socket, socket=_through("socket.socket", bare_class)),
         time: _proxy("time", time),
+        io: _proxy("io", io, FileIO=_through("open", lambda path: _File(path, "rb", buffering=0))),
     }
     replacements = {id(open): _through("open", _File)}
     for module, proxy in proxies.items():
