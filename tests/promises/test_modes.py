@@ -163,10 +163,18 @@ def test_a_mode_that_is_right_at_once_is_not_set_again(path, umask):
 @on_linux
 @narrow_umask
 def test_where_python_has_no_name_for_o_path_it_has_the_same_number(path, umask, monkeypatch):
+    def flags(package):
+        opened = []
+        note = before("os.open", lambda call: opened.append(call.args), times=9)
+        with note, package.bind_exclusive(path, mode=0o666)[1]:
+            assert mode_of(path) == 0o666
+        return [args[1] for args in opened if args[0] == path]
+
+    usual = flags(unixsock)
+    assert usual
     with monkeypatch.context() as patch:
         patch.delattr(os, "O_PATH", raising=False)
-        with imported_anew(patch).bind_exclusive(path, mode=0o666)[1]:
-            assert mode_of(path) == 0o666
+        assert flags(imported_anew(patch)) == usual
 
 
 @pytest.mark.parametrize(("umask", "bits", "mode"), [(0o077, 0o700, 0o777), (0o000, 0o777, 0o600)], indirect=["umask"])

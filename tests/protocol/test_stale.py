@@ -2,13 +2,14 @@
 
 import os
 import socket
+import types
 
 import pytest
 
 import unixsock
 from children import Child
 from observed import BIND, BOUND, TYPES, assert_serves, each_type, leave_stale, reaches, refused, start_and_close
-from system_calls import after, before
+from system_calls import after, before, instead
 
 
 @each_type
@@ -103,6 +104,19 @@ def test_the_inode_number_alone_does_not_make_it_the_same_socket_file(path):
 
     leave_stale(path)
     with after_the_probe(touch):
+        refused(path, BOUND)
+    start_and_close(path)
+
+
+def test_an_earlier_time_does_not_make_it_the_same_socket_file_either(path):
+    def earlier(call):  # as after a clock was set back
+        now = call.run()
+        here = {name: getattr(now, name) for name in ("st_mode", "st_dev", "st_ino")}
+        return types.SimpleNamespace(**here, st_ctime_ns=now.st_ctime_ns - 1) if probed else now
+
+    probed = []
+    leave_stale(path)
+    with after_the_probe(lambda: probed.append(True)), instead("os.lstat", earlier):
         refused(path, BOUND)
     start_and_close(path)
 
