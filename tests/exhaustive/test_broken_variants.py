@@ -6,14 +6,13 @@ is about), and the test fails by an assertion, or because an error that has to c
 
 import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 import variants
+from children import Child
 
 TESTS = Path(__file__).parents[1]
 LIFE = "promises/test_life.py"
@@ -79,10 +78,17 @@ a guard that can be copied
 CASES = re.findall(r"^(\S.*)\n +(\S+.*)(?:\n +but (\S+))?$", NOTICED, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def fresh():
+    """An interpreter that has imported pytest, but nothing that a variant has to be there before: it is forked."""
+    with Child(cwd=TESTS.parent) as child:
+        child.do("import pytest, variants; pytest.main(['--version'])")
+        yield child
+
+
 @pytest.mark.parametrize(("broken", "test", "denied"), CASES, ids=[case[0] for case in CASES])
-def test_a_broken_variant_works_and_is_noticed(directory, broken, test, denied):
-    (directory / "sitecustomize.py").write_text(f"import variants; variants.break_package({broken!r})")
-    wrong = outcomes(directory, LIFE, test)
+def test_a_broken_variant_works_and_is_noticed(fresh, directory, broken, test, denied):
+    wrong = outcomes(fresh, directory, f"import variants; variants.break_package({broken!r})", LIFE, test)
     noticed = [message for name in list(wrong) if name.startswith(test.split("[")[0]) for message in wrong.pop(name)]
     assert wrong.keys() <= {denied}, wrong
     # What has gone wrong by then can make it fail once more as it ends.
@@ -92,28 +98,31 @@ def test_a_broken_variant_works_and_is_noticed(directory, broken, test, denied):
         assert message.startswith(("assert ", "AssertionError", "Failed: "))
 
 
-def test_what_notices_the_variants_finds_nothing_in_the_library_itself(directory):
-    assert outcomes(directory, LIFE, *{test for _, test, _ in CASES}) == {}
+def test_what_notices_the_variants_finds_nothing_in_the_library_itself(fresh, directory):
+    assert outcomes(fresh, directory, "", LIFE, *{test for _, test, _ in CASES}) == {}
 
 
-def outcomes(first, *tests):
-    """What goes wrong in each of these tests, if anything, where Python imports from the directory `first`."""
-    path = [str(first), os.path.dirname(variants.__file__), os.environ.get("PYTHONPATH")]
-    command = [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={first}/outcomes.xml"]
-    done = subprocess.run(
-        [*command, *(str(TESTS / test) for test in tests)],
-        cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert "sitecustomize" not in done.stderr, done.stderr
-    assert done.returncode in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), done.stdout
+def outcomes(fresh, directory, first, *tests):
+    """What goes wrong in each of these tests, if anything, where each process runs the code `first` before."""
+    (directory / "sitecustomize.py").write_text(first)
+    path = [str(directory), os.path.dirname(variants.__file__), os.environ.get("PYTHONPATH")]
+    report = directory / "outcomes.xml"
+    command = [
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",
+        "--tb=short",
+        f"--junitxml={report}",
+        *(str(TESTS / test) for test in tests),
+    ]
+    with fresh.fork() as child:
+        child.do("os.environ['PYTHONPATH'] = path", path=os.pathsep.join(filter(None, path)))
+        child.do(first)
+        child.start("_ = pytest.main(command)", command=command)
+        assert child.answer(patience=50) in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     found = {}
-    for case in ET.parse(first / "outcomes.xml").iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         name = case.get("classname").replace(".", "/").removeprefix("tests/") + ".py::" + case.get("name")
         for wrong in (*case.iter("failure"), *case.iter("error")):
             found.setdefault(name, []).append(wrong.get("message"))

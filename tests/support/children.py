@@ -69,8 +69,8 @@ class Child:
         """Like do(), without waiting for the answer, which answer() gives."""
         self._channel.sendall(json.dumps([code, variables]).encode() + b"\n")
 
-    def answer(self):
-        self._await(self._channel)
+    def answer(self, patience=PATIENCE):
+        self._await(self._channel, patience)
         value, *raised = json.loads(self._lines.readline())
         if raised:
             raise ChildError(*raised)
@@ -107,10 +107,10 @@ class Child:
             raise AssertionError(f"child {self.pid} did not end in {PATIENCE} s")
         return self._process.wait() if self._process else None
 
-    def _await(self, readable):
-        if not select.select([readable], [], [], PATIENCE)[0]:
+    def _await(self, readable, patience=PATIENCE):
+        if not select.select([readable], [], [], patience)[0]:
             os.kill(self.pid, signal.SIGKILL)
-            raise AssertionError(f"child {self.pid} did not answer in {PATIENCE} s")
+            raise AssertionError(f"child {self.pid} did not answer in {patience} s")
 
 
 def exit_of(pid):

@@ -2,10 +2,10 @@
 
 The actors run real code on the real kernel, each in a thread of its own, and hand on a baton just before a call. One
 process is enough: flock(2) tells open file descriptions apart, not processes. When an actor is killed, its code makes
-no call any more, and its descriptors are closed, lowest first, in as many steps.
+no call any more, and its descriptors are closed, lowest first, a step for each that holds a file.
 
 A schedule has a name: ``bind_and_close+only_bind@stale:0x7,1x3,0!x2`` begins with seven steps of actor 0, then come
-three of actor 1, then 0 is killed and two of its descriptors are closed. Whoever is left goes on as it comes.
+three of actor 1, then 0 is killed and closes what it holds in two steps. Whoever is left goes on as it comes.
 """
 
 import errno
@@ -20,12 +20,12 @@ import threading
 import unixsock
 from system_calls import Call, intercepted
 
-# What no other actor can notice, and what none can change the outcome of: no turn of another is needed before it.
-PRIVATE = {"socket.socket", "socket.settimeout"}
+# What no other actor can notice, and what none can change the outcome of: no turn of another is needed before it. Of an
+# open file that is so but for its link count, which the package does not use.
+PRIVATE = {"socket.socket", "socket.settimeout", "os.fstat"}
 
 # What changes neither the name nor the lock file.
-LEAVES_FILES = {*PRIVATE, "os.lstat", "os.fstat", "os.close", "fcntl.flock"}
-LEAVES_FILES |= {"socket.connect_ex", "socket.listen", "socket.close"}
+LEAVES_FILES = {*PRIVATE, "os.lstat", "os.close", "fcntl.flock", "socket.connect_ex", "socket.listen", "socket.close"}
 
 # What needs the directory's lock: bind(2) holds it from before its file is there until its socket can be found there.
 LOCKS_DIRECTORY = {"os.rename", "os.unlink", "socket.bind", "bind: make the file"}
@@ -101,8 +101,9 @@ class Actor:
         self.baton = _taken_lock()
         self.started = self.ended = self.dead = False
         self.next_call = None
-        self.descriptors = []  # numbers and sockets; as the package opens them, the lowest comes first
-        self.locked = {}  # by descriptor, the inodes that it holds a flock(2) on
+        # By number or socket, what each holds: the file that is locked or bound, and whether it listens. As the package
+        # opens them, the lowest comes first.
+        self.descriptors = {}
         self.sock = self.guard = None  # what bind_exclusive() returned
         self.files = 0  # that it has made
         self.history = 0  # stands for its calls so far and their outcomes, and so for where its code is
@@ -113,6 +114,10 @@ class Actor:
 
     @property
     def state(self):
+        """What its future depends on: its calls and their outcomes; what it holds, once it makes no call any more."""
+        if self.dead or self.ended:
+            held = tuple([tuple(held) for held in self.descriptors.values()])
+            return self.dead, self.owns, held, self.orphaned, self.lost
         return self.history, self.orphaned, self.freed, self.lost
 
     @property
@@ -150,12 +155,6 @@ class Place:
         # Of inodes, the same in each run.
         self.labels = {self.name: "found", self.lock_file: "found", None: None}
 
-    def bound(self, actor, sock):
-        self.live[_inode(self.path)] = actor, sock
-
-    def closed(self, descriptor):
-        self.live = {inode: bound for inode, bound in self.live.items() if bound[1] is not descriptor}
-
     def changed_by(self, actor):
         """See what the call of `actor` has done."""
         before, self.name = self.name, _inode(self.path)
@@ -176,7 +175,7 @@ class Place:
             self._made(actor, self.lock_file)
             if not actor.ours:
                 for other in self.actors:
-                    other.orphaned |= before in other.locked.values()
+                    other.orphaned |= any(self.labels[before] in held for held in other.descriptors.values())
 
     def check_owners(self):
         owners = [actor for actor in self.actors if actor.owns]
@@ -306,8 +305,8 @@ class Run:
         except OSError as error:
             self._note(actor, call, errno.errorcode[error.errno])
             raise
-        self._follow(actor, call, result)
         self._note(actor, call, result)
+        self._follow(actor, call, result)
         return result
 
     def call(self, name, function, *args):
@@ -315,22 +314,24 @@ class Run:
 
     def _is_private(self, actor, call):
         if call.name in ("os.close", "socket.close"):  # then, what has neither a name nor a lock
-            bound = any(sock is call.args[0] for _, sock in self.place.live.values())
-            return not bound and call.args[0] not in actor.locked
+            return not actor.descriptors.get(call.args[0])
         return call.name in PRIVATE
 
     def _follow(self, actor, call, result):
         if call.name in ("os.open", "socket.socket"):
-            actor.descriptors.append(result)
+            actor.descriptors[result] = []
         elif call.name in ("os.close", "socket.close"):
             self._closed(actor, call.args[0])
         elif call.name == "fcntl.flock":
-            actor.locked[call.args[0]] = os.fstat(call.args[0]).st_ino
+            actor.descriptors[call.args[0]].append(self.place.labels[os.fstat(call.args[0]).st_ino])
         elif call.name == "bind: make the file":
             self.binding = actor
         elif call.name in ("socket.bind", "bind: be found"):
             self.binding = None
-            self.place.bound(actor, call.args[0])
+            self.place.live[self.place.name] = actor, call.args[0]
+            actor.descriptors[call.args[0]].append(self.place.labels[self.place.name])
+        elif call.name == "socket.listen":
+            actor.descriptors[call.args[0]].append("listens")
         elif call.name == "os.lstat" and call.args[0] == self.place.path:
             actor.freed = False
 
@@ -338,31 +339,28 @@ class Run:
         if call.name not in LEAVES_FILES:
             self.place.changed_by(actor)
         if isinstance(outcome, os.stat_result):
-            outcome = stat.S_IFMT(outcome.st_mode), outcome.st_nlink, self.place.labels.get(outcome.st_ino)
+            outcome = stat.S_IFMT(outcome.st_mode), self.place.labels.get(outcome.st_ino)
         elif call.name == "os.open" or not isinstance(outcome, (int, str, bytes)):
             outcome = None
-        self._remember(actor, call, outcome)
-
-    def _remember(self, actor, call, outcome):
         actor.history = hash((actor.history, call.name, outcome))
         self.story.append((actor, call, outcome))
 
     def _close_one(self, actor):
-        number = None
-        if actor.descriptors:
-            descriptor = actor.descriptors[0]
+        """One step of its end: the lowest descriptor that holds something, and those that hold nothing."""
+        later = [descriptor for descriptor, held in actor.descriptors.items() if held][1:]
+        numbers = []
+        for descriptor in [descriptor for descriptor in actor.descriptors if descriptor not in later]:
             # detach: the socket must not close its number again, which is another file's by then.
-            number = descriptor if isinstance(descriptor, int) else descriptor.detach()
-            os.close(number)
+            numbers.append(descriptor if isinstance(descriptor, int) else descriptor.detach())
+            os.close(numbers[-1])
             self._closed(actor, descriptor)
-        self._remember(actor, Call("exit: close", os.close, (number,), {}), None)
+        self.story.append((actor, Call("exit: close", os.close, tuple(numbers), {}), None))
 
     def _closed(self, actor, descriptor):
-        if descriptor in actor.descriptors:
-            actor.descriptors.remove(descriptor)
-        if actor.locked.pop(descriptor, None):
+        held = actor.descriptors.pop(descriptor, None)
+        if held and isinstance(descriptor, int):  # the lock
             actor.orphaned = False
-        self.place.closed(descriptor)
+        self.place.live = {inode: bound for inode, bound in self.place.live.items() if bound[1] is not descriptor}
 
     # Whose turn it is.
 
