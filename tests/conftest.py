@@ -19,7 +19,7 @@ DEADLINE = 60.0  # seconds for one test; a hang shows as a failure, with the pla
 def pytest_addoption(parser):
     parser.addoption("--schedule", metavar="NAME", help="play this schedule of test_interleavings.py, and print it")
     parser.addoption("--no-skip", action="store_true", help="fail when a test is skipped")
-    parser.addoption("--long", action="store_true", help="search further in test_interleavings.py, storm for longer")
+    parser.addoption("--long", action="store_true", help="search further, storm for longer, interrupt more often")
 
 
 def pytest_configure():

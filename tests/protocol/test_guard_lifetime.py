@@ -241,8 +241,8 @@ def interrupted():
         yield child
 
 
-def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, interrupted):
-    turns = 300
+def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, interrupted, long):
+    turns = 300 if long else 100
     lost = 0
     interrupted.do(LOSES)
     for _ in range(turns):
@@ -252,14 +252,14 @@ def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, inte
     assert lost <= (0 if EXACT else turns / 20)  # a guard made after bind loses every other one
 
 
-def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted):
-    parts, turns = 10, 300  # of all at once, a busy machine would not see the end in time
+def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted, long):
+    parts, turns = 10 if long else 3, 300  # of all at once, a busy machine would not see the end in time
     lost = sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts))
     assert lost <= (0 if EXACT else parts * turns / 20)
 
 
-def test_interrupts_at_random_moments_end_a_wait_at_once(path, interrupted):
-    parts, turns = 10, 200
+def test_interrupts_at_random_moments_end_a_wait_at_once(path, interrupted, long):
+    parts, turns = 10 if long else 3, 200
     with unixsock.bind_exclusive(path)[1]:
         vanished = sum(interrupted.do(WAITS, path=path, turns=turns) for _ in range(parts))
     assert vanished <= (0 if EXACT else parts * turns / 20)
