@@ -173,14 +173,15 @@ def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
     elif address.startswith("\0"):
         why = "the abstract name is taken"
     else:
-        why = "a socket is still bound there, by a server without the lock or one just ending: ss -xlp shows which"
+        # Not ss -l: of a datagram socket that has a client, or was probed, the kernel says ESTAB.
+        why = "a socket is still bound there, by a server without the lock or one just ending; see ss -xap"
     words = f"{os.strerror(errno.EADDRINUSE)} ({why})"
     return AddressInUseError(errno.EADDRINUSE, words, address.removeprefix("\0"), owner_pid=pid)
 
 
 def _taken_by(pid: int | None, lock_path: str) -> str:
     if pid is None:
-        return "taken by another process or guard"
+        return f"taken by another process or guard: fuser {lock_path!r} shows which"
     if pid == os.getpid():
         return f"taken by this process, pid {pid}: close its guard, or end the process that inherited it"
     if errno_of(os.kill, pid, 0) == errno.ESRCH:

@@ -1,9 +1,9 @@
 """What a caller catches, and how an error names its path.
 
 bind(2), listen(2), flock(2) and fstat(2) fail without a path: "[Errno 98] Address already in use" does not say which of
-a program's five sockets is meant. Invariant: every OSError that leaves the package with an errno names the path it is
-about. An OSError without an errno is no answer of the system: a signal handler of the application has raised it, and
-it goes on to the caller unchanged, even where the package ignores errors.
+a program's five sockets is meant. Invariant: every OSError that the package raises names the path it is about. An
+OSError without an errno is no answer of the system: a signal handler of the application has raised it, and it goes on
+to the caller unchanged, even where the package ignores errors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def name_path(error: BaseException, address: str) -> None:
 
 
 def errno_of(call: Callable[..., object], *arguments: object) -> int:
-    """The errno with which `call` fails, 0 when it succeeds. What a signal handler raises without one goes on."""
+    """The errno with which `call` fails, 0 when it succeeds. An OSError without one goes on to the caller."""
     try:
         call(*arguments)
     except OSError as error:

@@ -48,11 +48,11 @@ class Guard:
         closed: whether `close` has been called, ``bool``.
 
     Path and lock stay as long as any process holds them (flock(2): a lock belongs to the open file description, which
-    forked children share). So a forked child that does not serve should call `close` first thing; this changes
+    forked children share). So a forked child that does not serve should call `close` at once; this changes
     nothing for the parent.
 
     A guard can be neither pickled nor copied (TypeError). One that is dropped without `close` releases its lock and
-    gives a ResourceWarning; its socket, where that lives on, still keeps the path.
+    gives a ResourceWarning; its socket, if still open, keeps the path.
     """
 
     __module__ = "unixsock"
@@ -75,7 +75,7 @@ class Guard:
 
     @property
     def closed(self) -> bool:
-        """Whether the guard has let go, or has not taken hold yet."""
+        """Whether the guard does not hold the address: not yet, or no longer."""
         return not hasattr(self, "_held")
 
     def __enter__(self) -> Guard:
@@ -105,17 +105,19 @@ class Guard:
         `bind_exclusive` removes it.
 
         Raises:
-            OSError: EBADF, the descriptor of the socket or the lock was closed behind the guard's back. All other
-                steps have been done. ``filename`` is the address or the lock file.
+            OSError: EBADF, the descriptor of the socket or the lock was closed by other code. All other steps
+                have been done. ``filename`` is the path, the abstract name or the lock file.
         """
         try:
-            # The one atomic step is del: with two threads inside, one would close a number that is another file's by
-            # now. Not vars(self).pop(): an interrupt between its return and the assignment would lose the lock, held.
+            # del is the one atomic step. Two threads that both got past it would close the same number twice, and by
+            # then it may be another file's. Not vars(self).pop(): an interrupt between its return and the assignment
+            # would lose the lock, still held.
             sock, lock = self._held
             del self._held
         except AttributeError:
             return
         try:
+            # First: with the lock free and the socket bound, a start is refused, and cannot tell by whom.
             sock.close()
         except BaseException as error:
             errno_of(sock.close)  # again: an interrupt at its entry may have left it open

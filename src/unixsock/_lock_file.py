@@ -110,7 +110,7 @@ def _explain(error: OSError, path: str, lock_path: str) -> None:
         mode = os.lstat(lock_path).st_mode
         if error.errno is not None and not stat.S_ISREG(mode):
             about = lock_path
-            error.strerror = f"Lock file is {kind_of(mode)}, not a regular file; remove it"
+            error.strerror = f"Lock file is {kind_of(mode)}, not a regular file; move it or use another path"
     except OSError as failure:
         if failure.errno is None:
             raise

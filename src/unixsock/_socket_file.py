@@ -1,8 +1,9 @@
 """The socket file: probe whether a socket is bound there, remove it if it is stale, set its permission bits.
 
 Unlinking before bind(2) takes the path from a running server. Connecting as a client to find out fails too: a server
-that has not called listen(2) yet answers like a dead one. Invariant: only a socket file that no socket is bound to is
-unlinked, but for the moment in clear_stale(), and only under the lock: without it, two starters unlink each other's.
+that has not called listen(2) yet answers like a dead one. Invariant: a socket file is unlinked only under the lock, and
+only if no socket is bound to it. Without the lock, two starters unlink each other's files. One moment remains: see
+clear_stale().
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def set_mode(path: str, mode: int) -> None:
     _chmod(path, mode)
     bits = _mode(path)
     if bits != mode:
-        raise PermissionError(errno.EPERM, f"Mode stays {bits:#o}, not {mode:#o}: the filesystem may ignore chmod")
+        words = f"Mode stays {bits:#o}, not {mode:#o}: the filesystem ignores chmod, or a program undoes it"
+        raise PermissionError(errno.EPERM, words)
 
 
 def _mode(path: str) -> int:
@@ -88,8 +90,8 @@ def _chmod(path: str, mode: int) -> None:
         # Not /proc/self: in a thread with a descriptor table of its own, this number is another file there.
         answer = errno_of(os.chmod, f"/proc/thread-self/fd/{file}", mode)
         if answer:
-            os.lstat(path)  # the file may have gone meanwhile
-            raise OSError(answer, f"Mode cannot be set through /proc ({os.strerror(answer)})")
+            words = f"Mode cannot be set through /proc ({os.strerror(answer)}): mount it, or set the umask"
+            raise OSError(answer, words)
     finally:
         os.close(file)
 

@@ -13,8 +13,10 @@ import sys
 
 import pytest
 
+import observed
 import unixsock
 from children import PATIENCE, Child, ChildError
+from observed import BIND, BOUND, TAKEN
 from programs import EXAMPLES, Program, refused, served_by
 
 PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
@@ -116,9 +118,11 @@ def test_exec_that_cannot_run_the_command_leaves_no_socket_file(command, status,
 
 
 @pytest.mark.skipif(not (shutil.which("fuser") and shutil.which("ss")), reason="no fuser or no ss")
-def test_the_pages_commands_find_the_owner(path):
+@pytest.mark.parametrize("owns", [BIND, "sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); sock.bind(path)"])
+def test_the_pages_commands_find_who_is_the_reason_of_a_refusal(path, owns):
     with Child() as owner:
-        owner.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
+        owner.do(owns, path=path)
+        observed.refused(path, BOUND if "DGRAM" in owns else TAKEN)
         command = block("fuser").replace("/run/app/app.sock", path)
         run = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=PATIENCE, check=True)
     fuser, ss = run.stdout.split("Netid")
