@@ -135,7 +135,11 @@ def test_a_call_that_names_no_path_does_so_here(directory, path, call):
 
 def test_a_rename_that_is_refused_names_the_path_once(path):
     leave_stale(path)
-    with instead("os.rename", failing(errno.EACCES)), pytest.raises(PermissionError) as refusal:
+
+    def refuse(call):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path, None, path)
+
+    with instead("os.rename", refuse), pytest.raises(PermissionError) as refusal:
         unixsock.bind_exclusive(path)
     assert (refusal.value.filename, refusal.value.filename2) == (path, None)
     assert str(refusal.value) == f"[Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: {path!r}"

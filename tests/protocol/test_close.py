@@ -236,17 +236,27 @@ def test_a_lock_closed_behind_the_guards_back_does_not_cost_the_next_owner_its_n
         assert reaches(path, next_owner)
 
 
-def test_an_interrupted_close_does_its_other_steps(path):
+@pytest.mark.parametrize("moment", [before, after])
+def test_an_interrupted_close_does_its_other_steps(path, moment):
     def interrupt(call):
         if call.args[0] is sock:
             raise KeyboardInterrupt
 
-    with after("socket.close", interrupt):
+    with moment("socket.close", interrupt):
         sock, guard = unixsock.bind_exclusive(path)
         with pytest.raises(KeyboardInterrupt):
             guard.close()
+    assert sock.fileno() == -1
     assert not os.path.exists(path)
     start_and_close(path)
+
+
+def test_a_refusal_names_the_owner_for_as_long_as_its_socket_is_open(path):
+    refusals = []
+    with before("socket.close", lambda _: refusals.append(refused(path))):
+        _, guard = unixsock.bind_exclusive(path)
+        guard.close()
+    assert [refusal.owner_pid for refusal in refusals] == [os.getpid()]
 
 
 @pytest.mark.parametrize("files", [["a.sock"], ["a.sock", "a.sock.lock"]])

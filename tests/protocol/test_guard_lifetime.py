@@ -87,6 +87,11 @@ def test_a_guard_still_open_when_the_interpreter_ends_warns_without_a_traceback(
     start_and_close(path)
 
 
+def test_a_guard_that_outlives_the_modules_at_exit_is_dropped_silently(path):
+    program = f"import os, unixsock; os.kept = unixsock.bind_exclusive({path!r})"
+    assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True).stderr == b""
+
+
 def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
     guard = object.__new__(unixsock.Guard)
     del guard
