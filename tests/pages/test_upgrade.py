@@ -153,8 +153,9 @@ def test_the_new_version_runs_what_the_file_has_become(path, directory):
 def test_a_new_version_that_does_not_get_ready_changes_nothing(path, directory, broken, status):
     program = directory / "server.py"
     text = UPGRADE.read_text()
-    assert text.count("PATIENCE = 10.0") == 1
-    program.write_text(text.replace("PATIENCE = 10.0", "PATIENCE = 1.0"))
+    assert text.count("[], PATIENCE)") == 1
+    # It is as patient as ever, but with what hangs.
+    program.write_text(text.replace("[], PATIENCE)", "[], 0.1 if 'pause' in open(__file__).read() else PATIENCE)"))
     with serving(path, program) as server:
         program.write_text(broken)
         os.kill(server.pid, signal.SIGUSR2)

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 import unixsock
-from observed import on_linux, refused, start_and_close
+from observed import on_linux, start_and_close
 
 NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0o4000)
 
@@ -88,8 +88,3 @@ def test_the_largest_backlog_is_one_that_fits_a_c_int_and_a_larger_one_is_undone
 @pytest.mark.parametrize("timeout", [0, -0.0, False, 3, 0.5, fractions.Fraction(1, 3), math.inf, 10**300, None])
 def test_a_free_address_is_bound_at_once_whatever_the_timeout(path, timeout):
     start_and_close(path, timeout=timeout)
-
-
-def test_minus_zero_seconds_is_no_wait(path):
-    with unixsock.bind_exclusive(path)[1]:
-        refused(path, timeout=-0.0)

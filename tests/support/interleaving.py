@@ -98,7 +98,7 @@ class Actor:
         self.does = does
         self.name = does.__name__
         self.ours = does in OURS
-        self.baton = _taken_lock()
+        self.baton = queue.SimpleQueue()
         self.started = self.ended = self.dead = False
         self.next_call = None
         # By number or socket, what each holds: the file that is locked or bound, and whether it listens. As the package
@@ -239,7 +239,7 @@ class Run:
         self.story = []
         self.cut_short = False
         self.finishing = False
-        self.baton = _taken_lock()
+        self.baton = queue.SimpleQueue()
         self.running = None  # the actor that has the baton; None: the test
         self.last = None  # the actor that made the last step
         self.binding = None  # the one between the two halves of its bind
@@ -258,7 +258,7 @@ class Run:
 
     def play(self):
         self._hand_over(None)
-        self.baton.acquire()
+        self.baton.get()
         self._finish()
 
     def _finish(self):
@@ -273,8 +273,8 @@ class Run:
                 self._close_one(actor)
             self.running = actor  # whatever its code still calls raises Killed
             if actor.started and not actor.ended:
-                actor.baton.release()
-                self.baton.acquire()
+                actor.baton.put(None)
+                self.baton.get()
             if actor.guard:
                 try:
                     actor.guard.close()
@@ -370,7 +370,7 @@ class Run:
             self.place.check_owners()
             step = self._choose()
             if step is None:
-                self.baton.release()
+                self.baton.put(None)
                 break
             actor, dead = step
             self.last = actor
@@ -382,13 +382,13 @@ class Run:
             if actor is me:
                 return
             if actor.started:
-                actor.baton.release()
+                actor.baton.put(None)
             else:
                 actor.started = True
                 self.threads.run(self._live, actor)
             break
         if me is not None and not me.ended:
-            me.baton.acquire()
+            me.baton.get()
             if me.dead:
                 raise Killed
 
@@ -401,7 +401,7 @@ class Run:
             self.place.faults.append(f"{actor.name} raised {error!r}")
         actor.ended = True
         if self.finishing:
-            self.baton.release()
+            self.baton.put(None)
         else:
             self._hand_over(actor)
 
@@ -545,12 +545,6 @@ class _Threads:
     def _serve(self):
         for function, actor in iter(self._work.get, None):
             function(actor)
-
-
-def _taken_lock():
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
 
 
 def _inode(path):
