@@ -72,9 +72,13 @@ def test_after_a_fork_the_owner_is_who_took_the_lock_and_said_to_have_ended_once
 @on_linux
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])  # another user's process; a sandbox without kill(2)
 def test_an_owner_that_may_not_be_signalled_has_not_ended(path, code):
+    def refuse(call):
+        assert call.args == (owner.pid, 0)
+        failing(code)(call)
+
     with Child() as owner:
         owner.do(BIND, path=path)
-        with instead("os.kill", failing(code)):
+        with instead("os.kill", refuse):
             assert "ended" not in str(refused(path))
 
 
