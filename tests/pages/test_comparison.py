@@ -1,14 +1,13 @@
 """docs/comparison.md shows what its script measures of unixsock and two ways by hand; README.md and the chart agree."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from programs import AS_TYPED, ROOT
+
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
 
 
@@ -29,12 +28,10 @@ def all_won(cells):
 @pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc/net/unix")
 def test_the_page_shows_what_its_command_measures():
     [command] = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)
-    # python3 is the Python under test where that goes by this name.
-    search = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     run = subprocess.run(
         ["sh", "-c", f"trap '' INT; {command} --rounds 2 unixsock unlink-bind bind-unlink"],
         cwd=ROOT,
-        env={**os.environ, "PATH": search},
+        env=AS_TYPED,
         capture_output=True,
         timeout=300,
         check=True,

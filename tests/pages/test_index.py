@@ -3,14 +3,11 @@
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from programs import Program
+from programs import AS_TYPED, ROOT, Program
 
-ROOT = Path(__file__).parents[2]
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
 
@@ -27,9 +24,7 @@ def pattern(line, pids):
 @pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="printed as on Linux, which reports the owner's pid")
 def test_each_step_prints_what_stands_there(directory):
     assert len(STEPS) == INDEX.count("```sh\n") == INDEX.count("```text\n")
-    # python3 is the Python under test, where that goes by this name.
-    search = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    environment = {**os.environ, "PATH": search, "TMPDIR": str(directory)}
+    environment = {**AS_TYPED, "TMPDIR": str(directory)}
     pids = {}
     with Program(["sh", "-c", "exec sh 2>&1"], cwd=ROOT, env=environment, stdin=subprocess.PIPE) as shell:
         for typed, printed in STEPS:

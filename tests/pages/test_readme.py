@@ -9,15 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import unixsock
 from children import PATIENCE
-from programs import Program, answer
+from programs import AS_TYPED, ROOT, Program, answer
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 [CODE] = [text for kind, text in BLOCKS if kind == "python"]
@@ -29,9 +27,7 @@ def test_the_first_command_serves_from_the_clone_and_ends_on_ctrl_c(path):
     # As printed but for the path: somebody may be trying the command itself on this machine.
     assert COMMANDS[0].count("/tmp/hello.sock") == 1
     command = COMMANDS[0].replace("/tmp/hello.sock", f"'{path}'")
-    # python3 is the Python under test where that goes by this name.
-    search = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    with Program(["sh", "-c", command], cwd=ROOT, env={**os.environ, "PATH": search}) as shell:
+    with Program(["sh", "-c", command], cwd=ROOT, env=AS_TYPED) as shell:
         says = re.fullmatch(r"pid (\d+) listens at (.*)", shell.line())
         assert says[2] == path
         assert answer(path) == f"Hello from pid {says[1]}\n"

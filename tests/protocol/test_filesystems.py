@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from children import Child, ChildError
-from observed import BIND
+from observed import BIND, START
 
 # Each ends up at m, and finds in lower what somebody has left there.
 MOUNT = {
@@ -48,13 +48,6 @@ if not FILESYSTEMS:
 
 # Here a file's device number in stat(2) is not the one in /proc/locks.
 OWNER_UNKNOWN = ("overlay-of-two", "btrfs")
-
-BIND_REFUSED = """
-try:
-    unixsock.bind_exclusive(path)
-except unixsock.AddressInUseError as error:
-    _ = ["refused", error.owner_pid]
-"""
 
 SERVE_ITSELF = """
 with socket.socket(socket.AF_UNIX) as client:
@@ -128,7 +121,7 @@ def path(mounted):
 def test_a_second_start_is_refused_and_told_who_owns_where_the_system_tells(mounted, path):
     with mounted.process.fork() as owner, mounted.process.fork() as second:
         owner.do(BIND, path=path)
-        refusal, pid = second.do(BIND_REFUSED, path=path)
+        refusal, pid = second.do(START, path=path)
         assert refusal == "refused"
         assert pid == owner.pid or (pid is None and mounted.name in OWNER_UNKNOWN)
         assert owner.do(SERVE_ITSELF) == "ping"
@@ -153,7 +146,7 @@ def test_a_server_that_knows_nothing_of_the_lock_keeps_its_name(mounted, path, k
     with mounted.process.fork() as server, mounted.process.fork() as starter:
         server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind)); sock.bind(path)", path=path, kind=kind)
         inode = server.value("os.stat(path).st_ino")
-        assert starter.do(BIND_REFUSED, path=path) == ["refused", None]
+        assert starter.do(START, path=path) == ["refused", None]
         assert server.value("os.stat(path).st_ino") == inode
 
 

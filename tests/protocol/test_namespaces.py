@@ -13,17 +13,9 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, on_linux, raised_by, refused, start_and_close
+from observed import BIND, BOUND, START, on_linux, raised_by, refused, start_and_close
 
 pytestmark = on_linux
-
-START = """
-try:
-    unixsock.bind_exclusive(path)[1].close()
-    _ = ["started", None]
-except unixsock.AddressInUseError as error:
-    _ = ["refused", error.owner_pid]
-"""
 
 # Without root a process may make a namespace of users only, and the others in that one.
 ENTER = """

@@ -20,6 +20,13 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 
 # What a Child is told to do.
 BIND = "sock, guard = unixsock.bind_exclusive(path)"
+START = """
+try:
+    unixsock.bind_exclusive(path)[1].close()
+    _ = ["started", None]
+except unixsock.AddressInUseError as error:
+    _ = ["refused", error.owner_pid]
+"""
 
 # Why a start is refused: for the lock, or for a server without it. Both as the messages put it.
 TAKEN = "taken by"

@@ -16,6 +16,8 @@ from children import PATIENCE, exit_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+# For what pages tell to type: python3 is the Python under test, where that goes by this name.
+AS_TYPED = {**os.environ, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
 
 
 class Program:
