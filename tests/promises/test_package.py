@@ -1,5 +1,6 @@
 """What the package shows, and what importing it costs."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ def test_four_names_are_public():
 def test_the_public_classes_go_by_their_public_names():
     public = [f"{kind.__module__}.{kind.__qualname__}" for kind in (unixsock.Guard, unixsock.AddressInUseError)]
     assert public == ["unixsock.Guard", "unixsock.AddressInUseError"]
+
+
+def test_the_socket_is_an_ordinary_one(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    with guard:
+        assert type(sock) is socket.socket
 
 
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
