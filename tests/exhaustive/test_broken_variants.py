@@ -55,7 +55,7 @@ no O_NOFOLLOW
 the mode set after listen
     promises/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client
 chmod through a link
-    promises/test_modes.py::test_a_link_that_is_planted_at_the_last_moment_is_not_followed
+    promises/test_modes.py::test_a_link_that_is_planted_around_the_chmod_is_not_followed
 /proc/self for /proc/thread-self
     promises/test_modes.py::test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode
 the mode not looked at after chmod
