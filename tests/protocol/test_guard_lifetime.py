@@ -234,7 +234,7 @@ _ = sum(interrupts_until_it_ends(path) > 1 for turn in range(turns))
 """
 
 # Up to CPython 3.10, and on PyPy, a signal can also come between the return of a function and what its caller does with
-# it, and then one in a hundred loses the lock.
+# it. Under PyPy, two closes in a hundred then lose the lock, up to fifteen on a busy machine.
 EXACT = platform.python_implementation() == "CPython" and sys.version_info >= (3, 11)
 
 
@@ -254,17 +254,17 @@ def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, inte
         with interrupted.fork() as starter:
             lost += starter.value("loses(path)", path=path)
         start_and_close(path)
-    assert lost <= (0 if EXACT else turns / 20)  # a guard made after bind loses every other one
+    assert lost <= (0 if EXACT else turns / 4)  # a guard made after bind loses every other one
 
 
 def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted, long):
     parts, turns = 10 if long else 3, 300  # of all at once, a busy machine would not see the end in time
     lost = sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts))
-    assert lost <= (0 if EXACT else parts * turns / 20)
+    assert lost <= (0 if EXACT else parts * turns / 4)
 
 
 def test_interrupts_at_random_moments_end_a_wait_at_once(path, interrupted, long):
     parts, turns = 10 if long else 3, 200
     with unixsock.bind_exclusive(path)[1]:
         vanished = sum(interrupted.do(WAITS, path=path, turns=turns) for _ in range(parts))
-    assert vanished <= (0 if EXACT else parts * turns / 20)
+    assert vanished <= (0 if EXACT else parts * turns / 4)
