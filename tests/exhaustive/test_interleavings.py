@@ -37,6 +37,7 @@ def directory():
 
 
 ALL = (*OURS, *WITHOUT_LOCK)
+PAIRS, TRIPLES = [list(itertools.combinations_with_replacement(ALL, number)) for number in (2, 3)]
 
 
 @pytest.fixture
@@ -59,36 +60,24 @@ def search_all(directory, capsys):
 
 @pytest.mark.deadline(3600)
 def test_two_actors_in_every_order(search_all):
-    assert search_all(itertools.combinations_with_replacement(ALL, 2), STARTS, kills=0) >= 4_000
+    assert search_all(PAIRS, STARTS, kills=0) >= 4_000
 
 
 @pytest.mark.deadline(3600)
 def test_two_actors_in_every_order_with_one_of_them_killed_at_any_step(search_all, long):
-    assert (
-        search_all(
-            itertools.combinations_with_replacement(ALL, 2), STARTS if long else ["stale"], kills=2 if long else 1
-        )
-        >= 4_000
-    )
+    assert search_all(PAIRS, STARTS if long else ["stale"], kills=2 if long else 1) >= 4_000
 
 
 @pytest.mark.deadline(3600)
 def test_three_actors_in_every_order_of_two_switches(search_all, long):
-    groups = itertools.combinations_with_replacement(ALL, 3) if long else itertools.combinations(ALL, 3)
-    assert search_all(groups, STARTS if long else ["stale"], switches=3 if long else 2, kills=0) >= 5_000
+    different = list(itertools.combinations(ALL, 3))
+    starts = STARTS if long else ["stale"]
+    assert search_all(TRIPLES if long else different, starts, switches=3 if long else 2, kills=0) >= 5_000
 
 
 @pytest.mark.deadline(3600)
 def test_three_actors_one_after_the_other_with_one_of_them_killed_at_any_step(search_all, long):
-    assert (
-        search_all(
-            itertools.combinations_with_replacement(ALL, 3),
-            STARTS if long else ["stale"],
-            switches=1 if long else 0,
-            kills=1,
-        )
-        >= 1_000
-    )
+    assert search_all(TRIPLES, STARTS if long else ["stale"], switches=1 if long else 0, kills=1) >= 1_000
 
 
 def test_the_schedule_that_was_asked_for(directory, request, capsys):

@@ -5,13 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from children import PATIENCE
+from programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCS = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
 PAGES = DOCS + sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(".github/*.md"))
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}

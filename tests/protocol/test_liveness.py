@@ -246,17 +246,13 @@ def test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds
 @pytest.mark.parametrize(
     ("datagram", "stream", "raised"),
     [
-        (errno.EPERM, 0, errno.EPERM),
-        (errno.EPERM, errno.EPERM, errno.EPERM),
-        (errno.EPERM, errno.EACCES, errno.EPERM),
-        (errno.EPERM, errno.EAGAIN, errno.EPERM),
-        (errno.EPERM, errno.ECONNREFUSED, errno.EPERM),
-        (errno.EACCES, errno.ECONNREFUSED, errno.EACCES),
+        *[
+            (errno.EPERM, other, errno.EPERM)
+            for other in (0, errno.EPERM, errno.EACCES, errno.EAGAIN, errno.ECONNREFUSED)
+        ],
+        *[(other, errno.ECONNREFUSED, other) for other in (errno.EACCES, errno.EAGAIN)],
+        *[(errno.ECONNREFUSED, other, other) for other in (errno.EPERM, errno.EACCES, errno.EIO)],
         (errno.EIO, errno.EPROTOTYPE, errno.EIO),
-        (errno.EAGAIN, errno.ECONNREFUSED, errno.EAGAIN),
-        (errno.ECONNREFUSED, errno.EPERM, errno.EPERM),
-        (errno.ECONNREFUSED, errno.EACCES, errno.EACCES),
-        (errno.ECONNREFUSED, errno.EIO, errno.EIO),
     ],
 )
 def test_any_other_answer_is_raised_and_not_guessed(path, datagram, stream, raised):

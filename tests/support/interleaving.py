@@ -8,6 +8,7 @@ A schedule has a name: ``bind_and_close+only_bind@stale:0x7,1x3,0!x2`` begins wi
 three of actor 1, then 0 is killed and closes what it holds in two steps. Whoever is left goes on as it comes.
 """
 
+import contextlib
 import errno
 import itertools
 import os
@@ -35,10 +36,8 @@ LOCKS_DIRECTORY = {"os.rename", "os.unlink", "socket.bind", "bind: make the file
 
 
 def bind_and_stay(run, me):
-    try:
+    with contextlib.suppress(unixsock.AddressInUseError):
         me.sock, me.guard = unixsock.bind_exclusive(run.place.path)
-    except unixsock.AddressInUseError:
-        pass
 
 
 def bind_and_close(run, me):
@@ -63,18 +62,14 @@ def only_bind(run, me):
 
 
 def unlink_and_bind(run, me):
-    try:
+    with contextlib.suppress(FileNotFoundError):
         run.call("os.unlink", os.unlink, run.place.path)
-    except FileNotFoundError:
-        pass
     only_bind(run, me)
 
 
 def remove_lock_file(run, me):
-    try:
+    with contextlib.suppress(FileNotFoundError):
         run.call("os.unlink", os.unlink, run.place.lock_path)
-    except FileNotFoundError:
-        pass
 
 
 def _bind_over(sock, path):
@@ -213,12 +208,11 @@ class Place:
             self.labels[inode] = actor.index, actor.files
 
     def _blame(self, what, *, excused):
-        if self.limit or self.faults:
-            return
-        if excused:
-            self.limit = what
-        else:
-            self.faults.append(what)
+        if not self.limit and not self.faults:
+            if excused:
+                self.limit = what
+            else:
+                self.faults.append(what)
 
 
 class Run:
@@ -276,10 +270,8 @@ class Run:
                 actor.baton.put(None)
                 self.baton.get()
             if actor.guard:
-                try:
+                with contextlib.suppress(Killed):
                     actor.guard.close()
-                except Killed:
-                    pass
         self.running = None
         if not self.cut_short:
             self.place.check_new_start()
