@@ -11,18 +11,7 @@ import tempfile
 
 import pytest
 
-from interleaving import (
-    OURS,
-    STARTS,
-    WITHOUT_LOCK,
-    Search,
-    bind_and_close,
-    bind_and_stay,
-    only_bind,
-    remove_lock_file,
-    replay,
-    unlink_and_bind,
-)
+from interleaving import OURS, STARTS, WITHOUT_LOCK, Search, actors_of, replay
 from variants import broken
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the two halves of bind(2) are those of Linux")
@@ -94,35 +83,27 @@ LAST_LOOK = "os.lstat"
 CLOSES = ("socket.close", "os.close")
 
 # Between the last call that sees a dead name and unlink(2) there is a moment, of which those without the lock can make
-# use. For each story, who is there, what stands there, and what those lose; nothing else can happen between them.
+# use. For each story, who is there, and what stands there: the first one's unlink(2) takes the path from the second.
 STORIES = {
-    "a server unlinks and binds just before a start unlinks": (
-        [bind_and_stay, unlink_and_bind],
-        "stale",
-        "bind_and_stay unlinked the live socket of unlink_and_bind",
-    ),
-    "a server unlinks and binds just before a close unlinks": (
-        [bind_and_close, unlink_and_bind],
-        "free",
-        "bind_and_close unlinked the live socket of unlink_and_bind",
-    ),
+    "a server unlinks and binds just before a start unlinks": ("bind_and_stay+unlink_and_bind", "stale"),
+    "a server unlinks and binds just before a close unlinks": ("bind_and_close+unlink_and_bind", "free"),
     "the lock file is removed, and another start binds, just before a start unlinks": (
-        [bind_and_stay, bind_and_stay, remove_lock_file],
+        "bind_and_stay+bind_and_stay+remove_lock_file",
         "stale",
-        "bind_and_stay unlinked the live socket of bind_and_stay",
     ),
     "the lock file is removed, and a start binds, just before a close unlinks": (
-        [bind_and_close, bind_and_stay, remove_lock_file],
+        "bind_and_close+bind_and_stay+remove_lock_file",
         "free",
-        "bind_and_close unlinked the live socket of bind_and_stay",
     ),
 }
 
 
 @pytest.mark.parametrize("story", STORIES)
 def test_what_can_be_lost_in_the_moment_before_an_unlink_and_that_nothing_else_can(directory, story):
-    actors, start, limit = STORIES[story]
-    limits = Search(directory, actors, start, switches=2, kills=0).run().limits
+    actors, start = STORIES[story]
+    first, second, *_ = actors.split("+")
+    limit = f"{first} unlinked the live socket of {second}"
+    limits = Search(directory, actors_of(actors), start, switches=2, kills=0).run().limits
     assert limits.keys() == {limit}
     run = replay(directory, limits[limit])
     calls = [(actor, call.name) for actor, call, _ in run.story if actor.ours and call.name not in CLOSES]
@@ -133,18 +114,18 @@ def test_what_can_be_lost_in_the_moment_before_an_unlink_and_that_nothing_else_c
 
 # The search can fail: a variant of the package, and actors that suffer from it.
 SUFFER = {
-    "no comparison of inodes after flock": [bind_and_stay, bind_and_stay, remove_lock_file],
-    "stale cleared without asking whether it is live": [bind_and_stay, only_bind],
-    "asking with a stream connect only": [bind_and_stay, only_bind],
-    "no wait for a bind that is half done": [bind_and_stay, only_bind],
-    "the name cleared at close without the lock": [bind_and_close, bind_and_stay],
-    "the lock file unlinked at close": [bind_and_close, bind_and_stay],
+    "no comparison of inodes after flock": "bind_and_stay+bind_and_stay+remove_lock_file",
+    "stale cleared without asking whether it is live": "bind_and_stay+only_bind",
+    "asking with a stream connect only": "bind_and_stay+only_bind",
+    "no wait for a bind that is half done": "bind_and_stay+only_bind",
+    "the name cleared at close without the lock": "bind_and_close+bind_and_stay",
+    "the lock file unlinked at close": "bind_and_close+bind_and_stay",
 }
 
 
 @pytest.mark.parametrize("variant", SUFFER)
 def test_a_broken_variant_is_found_out_and_by_the_name_of_the_schedule_again(directory, variant):
-    actors = SUFFER[variant]
+    actors = actors_of(SUFFER[variant])
     switches = 2 if len(actors) == 3 else None
     with broken(variant):
         searches = [Search(directory, actors, start, switches=switches, kills=0).run() for start in STARTS]

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -47,20 +46,6 @@ def test_the_printed_commands_work_as_they_stand(directory, name):
                 assert f"Hello from pid {server.pid}\n" in asked.stdout.decode()
 
 
-def test_a_second_copy_says_in_one_line_who_has_the_path_and_after_kill_9_it_serves(path):
-    with hello(path) as server:
-        status, errors = refused(HELLO, path)
-        assert status == os.EX_TEMPFAIL
-        assert re.fullmatch(rf"hello_http\.py: .*{re.escape(path)}.*\n", errors)
-        if os.path.exists("/proc/locks"):
-            assert f"pid {server.pid}" in errors
-        assert answer(path) == f"Hello from pid {server.pid}\n"
-        assert server.end(signal.SIGKILL)[0] == -signal.SIGKILL
-    assert os.path.exists(path)
-    with hello(path) as server:
-        assert answer(path) == f"Hello from pid {server.pid}\n"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_ends_cleanly_on_a_signal_with_a_client_that_sends_nothing(path, number):
     with hello(path) as server, socket.socket(socket.AF_UNIX) as silent:
@@ -70,14 +55,6 @@ def test_the_server_ends_cleanly_on_a_signal_with_a_client_that_sends_nothing(pa
     assert status == 0
     assert re.fullmatch(r'local - - \[.*\] "GET / HTTP/1.1" 200 -\n', errors)
     assert not os.path.exists(path)
-
-
-def test_a_regular_file_is_left_untouched(path):
-    Path(path).write_text("precious")
-    status, errors = refused(HELLO, path)
-    assert status == 1
-    assert re.fullmatch(rf"hello_http\.py: .*not a socket.*{re.escape(path)}.*\n", errors)
-    assert Path(path).read_text() == "precious"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ WITHOUT_LOCK = (only_bind, unlink_and_bind, remove_lock_file)
 STARTS = ("free", "stale", "stale_no_lock_file")
 
 
+def actors_of(names):
+    """Those that a schedule names so, "bind_and_stay+only_bind" for example."""
+    does = {does.__name__: does for does in (*OURS, *WITHOUT_LOCK)}
+    return [does[name] for name in names.split("+")]
+
+
 class Killed(BaseException):
     """What each call of an actor raises once it has been killed."""
 
@@ -498,8 +504,7 @@ def replay(directory, name):
     steps = []
     for index, dead, count in re.findall(r"(\d+)(!?)x(\d+)", order):
         steps += [(int(index), bool(dead))] * int(count)
-    does = {does.__name__: does for does in (*OURS, *WITHOUT_LOCK)}
-    actors = [does[actor] for actor in actors.split("+")]
+    actors = actors_of(actors)
     with _Threads(len(actors)) as threads:
         run = Run(threads, directory, actors, start, steps)
         with intercepted(run.hook):
