@@ -195,7 +195,7 @@ def keeps(path):
     while not guard.closed:
         try:
             guard.close()
-        except KeyboardInterrupt:  # late, by PyPy
+        except KeyboardInterrupt:
             pass
     sock.close()
     try:
@@ -234,8 +234,9 @@ _ = sum(interrupts_until_it_ends(path) > 1 for turn in range(turns))
 """
 
 # Up to CPython 3.10, and on PyPy, a signal can also come between the return of a function and what its caller does with
-# it. Under PyPy, two closes in a hundred then lose the lock, up to fifteen on a busy machine.
+# it. On a busy machine PyPy loses fifteen locks in a hundred closes that way, which is more than a fault of ours would.
 EXACT = platform.python_implementation() == "CPython" and sys.version_info >= (3, 11)
+exact = pytest.mark.skipif(not EXACT, reason="this Python can lose a lock between a return and its assignment")
 
 
 @pytest.fixture
@@ -257,14 +258,14 @@ def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, inte
     assert lost <= (0 if EXACT else turns / 4)  # a guard made after bind loses every other one
 
 
+@exact
 def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted, long):
     parts, turns = 10 if long else 3, 300  # of all at once, a busy machine would not see the end in time
-    lost = sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts))
-    assert lost <= (0 if EXACT else parts * turns / 4)
+    assert sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts)) == 0
 
 
+@exact
 def test_interrupts_at_random_moments_end_a_wait_at_once(path, interrupted, long):
     parts, turns = 10 if long else 3, 200
     with unixsock.bind_exclusive(path)[1]:
-        vanished = sum(interrupted.do(WAITS, path=path, turns=turns) for _ in range(parts))
-    assert vanished <= (0 if EXACT else parts * turns / 4)
+        assert sum(interrupted.do(WAITS, path=path, turns=turns) for _ in range(parts)) == 0
