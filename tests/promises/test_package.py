@@ -40,7 +40,7 @@ def test_the_socket_is_an_ordinary_one(path):
 
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
     brought = fresh("""
-import fcntl, math, operator, socket, warnings
+import collections.abc, fcntl, math, operator, socket, warnings
 before = set(sys.modules)
 import unixsock
 print(*set(sys.modules) - before, sep="\\n")
