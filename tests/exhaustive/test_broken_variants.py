@@ -111,7 +111,7 @@ def outcomes(fresh, directory, first, *tests):
         "-p",
         "no:cacheprovider",
         "-p",
-        "no:unraisableexception",
+        "no:unraisableexception",  # in a fork, what it opens would count as a leaked descriptor
         "--tb=short",
         f"--junitxml={report}",
         *(str(TESTS / test) for test in tests),

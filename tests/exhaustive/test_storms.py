@@ -92,6 +92,7 @@ def test_of_eight_processes_that_start_at_once_on_a_stale_name_one_wins(path, ca
         print(f"\n{rounds} rounds of 8 starters, one winner each")
 
 
+@pytest.mark.deadline(300)
 @pytest.mark.parametrize("deadliness", [0, 0.02], ids=["", "while processes are killed"])
 def test_each_request_is_answered_by_the_owner_of_that_moment(path, long, capsys, deadliness):
     wanted = 1250 if long else 250

@@ -13,6 +13,7 @@ import pytest
 
 import unixsock
 from children import PATIENCE, exit_of
+from observed import BOUND
 from programs import EXAMPLES, Program, answer, end, refused, served_by, slow_request
 
 UPGRADE = EXAMPLES / "upgrade.py"
@@ -82,7 +83,7 @@ class Crowd:
             try:
                 unixsock.bind_exclusive(self._path)[1].close()
             except unixsock.AddressInUseError as error:
-                if "does not hold" not in str(error):  # the lock is held all the time
+                if BOUND not in str(error):  # the lock is held all the time
                     continue
             self.not_refused.append("in this process")
 

@@ -87,9 +87,10 @@ def test_a_guard_still_open_when_the_interpreter_ends_warns_without_a_traceback(
     start_and_close(path)
 
 
-def test_a_guard_that_outlives_the_modules_at_exit_is_dropped_silently(path):
+def test_a_guard_that_outlives_the_modules_at_exit_is_dropped_without_a_traceback(path):
     program = f"import os, unixsock; os.kept = unixsock.bind_exclusive({path!r})"
-    assert subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True).stderr == b""
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", program], stderr=subprocess.PIPE, check=True)
+    assert ended.stderr == b""
 
 
 def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
@@ -187,7 +188,7 @@ target = unixsock.Guard.close.__code__
 def keeps(path):
     sock, guard = unixsock.bind_exclusive(path)
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0002))
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.000001, random.choice((0.00001, 0.0002))))
         guard.close()
     except KeyboardInterrupt:
         pass
