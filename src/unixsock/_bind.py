@@ -181,7 +181,7 @@ def _in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
 
 def _taken_by(pid: int | None, lock_path: str) -> str:
     if pid is None:
-        return f"taken by another process or guard: fuser {lock_path!r} shows which"
+        return f"taken by another process or guard; see fuser {lock_path!r}, as root and outside containers"
     if pid == os.getpid():
         return f"taken by this process, pid {pid}: close its guard, or end the process that inherited it"
     if errno_of(os.kill, pid, 0) == errno.ESRCH:

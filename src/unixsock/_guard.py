@@ -57,7 +57,7 @@ class Guard:
 
     __module__ = "unixsock"
 
-    # The socket and the lock's descriptor, None for an abstract name. There from the bind until the close only.
+    # The socket and the lock's descriptor, None for an abstract name. Present from just before bind(2) to the close.
     _held: tuple[socket.socket, int | None]
 
     def __init__(self, address: str) -> None:
@@ -75,7 +75,7 @@ class Guard:
 
     @property
     def closed(self) -> bool:
-        """Whether the guard does not hold the address: not yet, or no longer."""
+        """Whether the guard holds nothing: it is closed, or its bind has not begun."""
         return not hasattr(self, "_held")
 
     def __enter__(self) -> Guard:

@@ -90,7 +90,7 @@ def _chmod(path: str, mode: int) -> None:
         # Not /proc/self: in a thread with a descriptor table of its own, this number is another file there.
         answer = errno_of(os.chmod, f"/proc/thread-self/fd/{file}", mode)
         if answer:
-            words = f"Mode cannot be set through /proc ({os.strerror(answer)}): mount it, or set the umask"
+            words = f"Mode cannot be set through /proc ({os.strerror(answer)}): set the umask, or mount /proc"
             raise OSError(answer, words)
     finally:
         os.close(file)
