@@ -25,7 +25,7 @@ except unixsock.AddressInUseError as error:
 
 # An owner serves one client, who always asks: a connection without a question came from a probe. It goes on
 # owning until that client has hung up. Who is refused tries anew at once: with waiters, which sleep, the address would
-# hardly change hands. Nor would it on a busy machine without the yield: whoever gave it back would take it again first.
+# hardly change hands. Nor would it on a busy machine without the yield: the last owner would be the next one.
 SERVE_IN_TURNS = """
 turn = 0
 with open(ledger, "ab", buffering=0) as lines:
@@ -147,8 +147,8 @@ def storm(path, wanted, deadliness):
                     continue  # nobody's turn, or it ended before ours in the backlog
                 if answer:
                     lines.write(b"answered %s\n" % answer)
-                    changes += owner != answer.split()[0]
-                    owner = answer.split()[0]
+                    before, owner = owner, answer.split()[0]
+                    changes += owner != before
                     perhaps_kill()
         for member in crew.members:
             member.answer()
