@@ -15,65 +15,65 @@ import variants
 from children import Child
 
 TESTS = Path(__file__).parents[1]
-LIFE = "promises/test_life.py"
+LIFE = "api/test_life.py"
 
 # Each variant, the test that notices, and after "but" what the variant denies itself of test_life.
 NOTICED = """
 no comparison of inodes after flock
-    protocol/test_lock_file.py::test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock
+    ownership/test_lock_file.py::test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock
 LOCK_UN at close
-    protocol/test_close.py::test_a_forked_childs_close_changes_nothing_for_the_parent
+    ownership/test_close.py::test_a_forked_childs_close_changes_nothing_for_the_parent
 the lock file unlinked at close
-    promises/test_life.py::test_close_removes_the_name_and_keeps_the_lock_file_empty_and_for_its_owner_alone
+    api/test_life.py::test_close_removes_the_name_and_keeps_the_lock_file_empty_and_for_its_owner_alone
 the name cleared at close without the lock
-    protocol/test_close.py::test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock
+    ownership/test_close.py::test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock
 the name cleared at close under the guard's old lock
-    protocol/test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since[os.unlink]
+    ownership/test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since[os.unlink]
 stale cleared without asking whether it is live
-    protocol/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it
+    ownership/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it
 asking with a stream connect only
-    protocol/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it[listening-SOCK_STREAM-SOCK_STREAM]
+    ownership/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it[listening-SOCK_STREAM-SOCK_STREAM]
 no second probe
-    protocol/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them
+    ownership/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them
 probing with what stands for socket.socket
-    protocol/test_liveness.py::test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own
+    ownership/test_liveness.py::test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own
 the name not compared before its unlink
-    protocol/test_stale.py::test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path
+    ownership/test_stale.py::test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path
 the name compared by its inode alone
-    protocol/test_stale.py::test_the_inode_number_alone_does_not_make_it_the_same_socket_file
+    ownership/test_stale.py::test_the_inode_number_alone_does_not_make_it_the_same_socket_file
 stat for lstat
-    promises/test_errors.py::test_what_is_not_a_socket_is_named_and_left_alone[a link to dead.sock]
+    api/test_errors.py::test_what_is_not_a_socket_is_named_and_left_alone[a link to dead.sock]
 lockf for flock
-    protocol/test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid
-    but promises/test_life.py::test_a_second_start_is_refused
+    ownership/test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid
+    but api/test_life.py::test_a_second_start_is_refused
 O_TRUNC on the lock file
-    protocol/test_lock_file.py::test_the_lock_file_is_never_written_re_moded_or_unlinked
+    ownership/test_lock_file.py::test_the_lock_file_is_never_written_re_moded_or_unlinked
 O_CREAT on a lock file that exists
-    protocol/test_lock_file.py::test_a_lock_file_that_exists_is_opened_without_o_creat
+    ownership/test_lock_file.py::test_a_lock_file_that_exists_is_opened_without_o_creat
 no O_NOFOLLOW
-    protocol/test_lock_file.py::test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once[a link to file]
+    ownership/test_lock_file.py::test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once[a link to file]
 the mode set after listen
-    promises/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client
+    api/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client
 chmod through a link
-    promises/test_modes.py::test_a_link_that_is_planted_around_the_chmod_is_not_followed
+    api/test_modes.py::test_a_link_that_is_planted_around_the_chmod_is_not_followed
 /proc/self for /proc/thread-self
-    promises/test_modes.py::test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode
+    api/test_modes.py::test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode
 the mode not looked at after chmod
-    promises/test_modes.py::test_bits_that_did_not_take_are_an_error_that_names_both_modes
+    api/test_modes.py::test_bits_that_did_not_take_are_an_error_that_names_both_modes
 the relative path kept for close
-    promises/test_paths.py::test_a_relative_path_is_joined_to_the_working_directory_once
+    api/test_paths.py::test_a_relative_path_is_joined_to_the_working_directory_once
 a normalised path
-    promises/test_paths.py::test_a_path_is_never_normalised
+    api/test_paths.py::test_a_path_is_never_normalised
 two closers in one close
-    protocol/test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice
+    ownership/test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice
 a start that fails after bind leaves its socket file
-    protocol/test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock
+    ownership/test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock
 what a signal handler raises taken for an answer of the system
     exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_frees_the_abstract_name
 a dropped guard keeps its lock
-    protocol/test_guard_lifetime.py::test_a_guard_dropped_without_close_warns_and_releases_its_lock
+    ownership/test_guard_lifetime.py::test_a_guard_dropped_without_close_warns_and_releases_its_lock
 a guard that can be copied
-    promises/test_errors.py::test_a_guard_can_be_neither_pickled_nor_copied
+    api/test_errors.py::test_a_guard_can_be_neither_pickled_nor_copied
 """
 CASES = re.findall(r"^(\S.*)\n +(\S+.*)(?:\n +but (\S+))?$", NOTICED, re.MULTILINE)
 
