@@ -58,6 +58,7 @@ def test_the_backlog_admits_as_many_clients_as_it_does_on_a_plain_socket(directo
     with guard, socket.socket(socket.AF_UNIX) as plain:
         plain.bind(str(directory / "plain.sock"))
         plain.listen() if backlog is None else plain.listen(backlog)
+        assert type(sock) is type(plain)
         assert admitted(sock) == admitted(plain)
 
 

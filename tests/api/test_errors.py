@@ -1,11 +1,9 @@
 """Each error can be told from the others, names its path, and leaves nothing behind."""
 
-import contextlib
 import copy
 import errno
 import fcntl
 import gc
-import itertools
 import os
 import pickle
 import re
@@ -121,18 +119,6 @@ def test_where_there_are_no_locks_no_weaker_kind_is_tried(directory, path, code)
     assert standing(directory) == before
 
 
-@pytest.mark.parametrize("call", ["os.fstat", "os.lstat", "socket.bind", "socket.listen"])
-def test_a_call_that_names_no_path_does_so_here(directory, path, call):
-    with (
-        instead(call, failing(errno.ENOBUFS)),
-        pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOBUFS))) as refusal,
-    ):
-        unixsock.bind_exclusive(path)
-    named = path + ".lock" if call in ("os.fstat", "os.lstat") else path
-    assert (refusal.value.errno, refusal.value.filename) == (errno.ENOBUFS, named)
-    assert os.listdir(directory) == ["a.sock.lock"]
-
-
 def test_a_rename_that_is_refused_names_the_path_once(path):
     leave_stale(path)
 
@@ -152,28 +138,6 @@ def test_another_users_stale_socket_file_in_a_sticky_directory_is_the_systems_ow
     os.chmod(path, 0o777)
     assert raised_by(user, path) == ("PermissionError", errno.EPERM, path)
     assert os.path.exists(path)
-
-
-@pytest.mark.parametrize("occupied", [False, True], ids=["an owner", "a directory at the lock path"])
-def test_what_a_signal_handler_raises_goes_on_at_whichever_call_it_comes(path, occupied):
-    def interrupt(call):
-        numbers.append(call.name)
-        if len(numbers) == step:
-            if call.name.endswith(".close"):
-                call.run()  # before it, that descriptor would be lost
-            raise TimeoutError("deadline")  # without an errno, so that it is no answer of the system
-        return call.run()
-
-    os.mkdir(path + ".lock") if occupied else None
-    with contextlib.nullcontext() if occupied else unixsock.bind_exclusive(path)[1]:
-        for step in itertools.count(1):
-            numbers = []
-            with intercepted(interrupt), pytest.raises(OSError, match=r"deadline|taken by|Lock file") as raised:
-                unixsock.bind_exclusive(path)
-            if len(numbers) < step:
-                break
-            assert raised.value.args == ("deadline",)
-    assert step > 2
 
 
 COPIES = [copy.copy, copy.deepcopy]

@@ -5,7 +5,7 @@ import os
 import pytest
 
 import unixsock
-from observed import assert_serves, each_type, mode_of, refused, start_and_close
+from observed import assert_serves, each_type, mode_of, refused
 
 
 @each_type
@@ -53,11 +53,6 @@ def test_the_with_statement_closes_also_when_its_body_raises(path):
         raise ZeroDivisionError
     assert guard.closed
     assert not os.path.exists(path)
-
-
-def test_the_name_can_be_bound_again_at_once_a_hundred_times(path):
-    for _ in range(100):
-        start_and_close(path)
 
 
 def test_both_descriptors_are_close_on_exec(path):

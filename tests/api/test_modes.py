@@ -91,13 +91,6 @@ def test_where_a_socket_has_no_mode_of_its_own_its_file_gets_it_all_the_same(pat
         assert mode_of(path) == 0o640
 
 
-def test_a_mode_that_the_socket_is_denied_is_an_error(directory, path):
-    with instead("os.fchmod", failing(errno.EPERM)), pytest.raises(PermissionError) as refusal:
-        unixsock.bind_exclusive(path, mode=0o600)
-    assert refusal.value.filename == path
-    assert os.listdir(directory) == ["a.sock.lock"]
-
-
 @pytest.fixture(params=["file", "socket"])
 def victim(request, directory):
     """A file, or a dead socket, that no start has to do with."""

@@ -1,6 +1,5 @@
 """What the package shows, and what importing it costs."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +31,6 @@ def test_the_public_classes_go_by_their_public_names():
     assert public == ["unixsock.Guard", "unixsock.AddressInUseError"]
 
 
-def test_the_socket_is_an_ordinary_one(path):
-    sock, guard = unixsock.bind_exclusive(path)
-    with guard:
-        assert type(sock) is socket.socket
-
-
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
     brought = fresh("""
 import collections.abc, fcntl, math, operator, socket, warnings
@@ -54,7 +47,3 @@ def test_without_fcntl_the_import_error_says_what_is_missing(monkeypatch):
     with pytest.raises(ImportError, match=r"flock.* no fcntl") as refusal:
         imported_anew(monkeypatch)
     assert refusal.value.name == "fcntl"
-
-
-def test_type_checkers_are_told_that_there_are_hints():
-    assert (PACKAGE / "py.typed").is_file()

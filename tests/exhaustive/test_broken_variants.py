@@ -67,7 +67,7 @@ a normalised path
 two closers in one close
     ownership/test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice
 a start that fails after bind leaves its socket file
-    ownership/test_guard_lifetime.py::test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock
+    exhaustive/test_failed_at_every_step.py::test_a_system_call_that_fails_is_reported_and_undone[nothing there]
 what a signal handler raises taken for an answer of the system
     exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_frees_the_abstract_name
 a dropped guard keeps its lock

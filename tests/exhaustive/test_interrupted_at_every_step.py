@@ -1,6 +1,7 @@
 """An exception at each system call of a start and a close, as signal handlers raise them: it arrives, nothing is left.
 
-KeyboardInterrupt, and a TimeoutError that has no errno, so that it cannot be an answer of the system.
+KeyboardInterrupt, and errors of the classes that OSError has for some errnos, but without an errno: these do not come
+from a system call, so the library neither takes them for an answer nor names a file in them.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ FAILING = {
     "refused: directory at the lock path": (directory_in_the_way, {}),
     "refused: backlog": (STARTS["stale name"][0], {"backlog": 2**31}),
 }
-RAISED = [KeyboardInterrupt(), TimeoutError("deadline")]
+RAISED = [KeyboardInterrupt(), TimeoutError("deadline"), FileNotFoundError("gone"), BlockingIOError("in use")]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def test_an_interrupt_at_any_system_call_frees_the_abstract_name(interrupts, whe
 def interrupted(when, step, error, bind, address, how):
     """Raise `error` in a start and close, before or after system call number `step`; False when there is none."""
     mode = mode_of(address)
+    args = error.args
     descriptors = open_descriptors()
     calls, lost, reused = [], [], set()
     guard = None
@@ -71,6 +73,7 @@ def interrupted(when, step, error, bind, address, how):
             guard.close()
         except type(error) as raised:
             arrived = raised is error
+            assert (error.args, getattr(error, "filename", None)) == (args, None)
             error.__traceback__ = error.__context__ = None  # they refer to all that was on its way
         except (OSError, OverflowError):
             pass  # a start that fails anyhow

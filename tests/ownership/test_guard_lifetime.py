@@ -13,7 +13,7 @@ import pytest
 import unixsock
 from children import Child
 from observed import BIND, BOUND, collect, reaches, refused, start_and_close
-from system_calls import after, before
+from system_calls import before
 
 
 def test_a_guard_dropped_without_close_warns_and_releases_its_lock(path):
@@ -97,27 +97,6 @@ def test_a_guard_whose_making_was_interrupted_is_dropped_silently():
     guard = object.__new__(unixsock.Guard)
     del guard
     collect()
-
-
-STEPS = [(when, step) for when in (before, after) for step in ("os.fchmod", "socket.bind", "os.chmod", "socket.listen")]
-
-
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), TimeoutError("deadline"), OSError(errno.EIO, "failed")], ids=str
-)
-@pytest.mark.parametrize(("when", "step"), [(before, "socket.socket"), *STEPS])
-def test_a_start_that_fails_at_a_step_leaves_no_socket_file_and_no_lock(directory, path, when, step, error):
-    def fail(_):
-        raise error
-
-    umask = os.umask(0o077)  # so that there is a mode to be set
-    with when(step, fail), pytest.raises(type(error)) as raised:
-        unixsock.bind_exclusive(path, mode=0o666)
-    os.umask(umask)
-    # One with an errno is taken for the system's, which may be told in the library's words.
-    assert raised.value is error or raised.value.errno == error.errno == errno.EIO
-    assert os.listdir(directory) == ["a.sock.lock"]
-    start_and_close(path)
 
 
 def test_what_goes_wrong_while_undoing_does_not_hide_what_went_wrong_first(directory, path):

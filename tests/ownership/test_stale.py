@@ -33,28 +33,6 @@ def test_a_killed_owner_leaves_a_name_that_is_cleared_and_a_lock_file_that_is_us
 
 
 @each_type
-def test_a_name_left_by_a_killed_owner_is_cleared_also_without_its_lock_file(path, kind):
-    with Child() as owner:
-        owner.do("sock, guard = unixsock.bind_exclusive(path, type=kind)", path=path, kind=kind)
-        owner.kill()
-    os.unlink(path + ".lock")
-    start_and_close(path)
-
-
-def test_a_name_left_by_asyncio_is_cleared(path):
-    with Child() as server:
-        server.do(
-            "import asyncio\n"
-            "loop = asyncio.new_event_loop()\n"
-            "server = loop.run_until_complete(asyncio.start_unix_server(print, path))",
-            path=path,
-        )
-        server.kill()
-    assert os.path.exists(path)
-    start_and_close(path)
-
-
-@each_type
 def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path, kind):
     leave_stale(path)
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -119,9 +97,3 @@ def test_an_earlier_time_does_not_make_it_the_same_socket_file_either(path):
     with after_the_probe(lambda: probed.append(True)), instead("os.lstat", earlier):
         refused(path, BOUND)
     start_and_close(path)
-
-
-def test_a_stale_socket_file_that_has_gone_is_not_in_the_way(path):
-    leave_stale(path)
-    with after_the_probe(lambda: os.unlink(path)):
-        start_and_close(path)
