@@ -79,18 +79,18 @@ def deadline(request):
 
     marker = request.node.get_closest_marker("deadline")
     seconds = marker.args[0] if marker else DEADLINE
-    before = signal.signal(signal.SIGALRM, interrupt)
+    usual = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGALRM, usual)
 
 
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks(deadline):
     """A test ends with the descriptors that it began with."""
     gc.collect()
-    before = open_descriptors()
+    at_first = open_descriptors()
     yield
     gc.collect()
-    assert open_descriptors() == before
+    assert open_descriptors() == at_first

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from children import Child
-from observed import assert_serves, collect, each_type, on_linux, reaches, refused
+from observed import assert_serves, collect, each_type, expect_refusal, on_linux, reaches
 from system_calls import before
 from unixsock import bind_abstract
 
-IN_USE = "abstract name"
-BIND = "sock, guard = unixsock.bind_abstract(name)"
+NAME_TAKEN = "abstract name"
+BIND_ABSTRACT = "sock, guard = unixsock.bind_abstract(name)"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_str_and_bytes_are_one_name_and_a_second_owner_is_refused(name, tail):
     for given, other in [(text, os.fsencode(text)), (os.fsencode(text), text)]:
         with bind_abstract(given)[1] as guard:
             assert guard.address == "\0" + text
-            error = refused(other, IN_USE, bind_abstract)
+            error = expect_refusal(other, NAME_TAKEN, bind_abstract)
             assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, text, None)
             assert error.__suppress_context__
 
@@ -107,7 +107,7 @@ def test_elsewhere_than_on_linux_the_error_says_so(name, system, monkeypatch):
 def test_a_server_that_bound_the_name_by_itself_keeps_it(name):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0" + name)
-        refused(name, IN_USE, bind_abstract)
+        expect_refusal(name, NAME_TAKEN, bind_abstract)
         server.listen()
         assert reaches("\0" + name, server)
 
@@ -116,19 +116,19 @@ def test_a_server_that_bound_the_name_by_itself_keeps_it(name):
 def test_a_name_is_taken_per_type_of_socket(name):
     with bind_abstract(name)[1], bind_abstract(name, type=socket.SOCK_DGRAM)[1]:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            refused(name, IN_USE, bind_abstract, type=kind)
+            expect_refusal(name, NAME_TAKEN, bind_abstract, type=kind)
 
 
 @on_linux
 def test_a_forked_childs_close_leaves_the_parents_name_until_the_last_is_killed(name):
     with Child() as parent:
-        parent.do(BIND, name=name)
+        parent.do(BIND_ABSTRACT, name=name)
         with parent.fork() as child:
             child.do("guard.close()")
         assert reaches("\0" + name, parent)
         with parent.fork() as child:
             parent.kill()
-            refused(name, IN_USE, bind_abstract)
+            expect_refusal(name, NAME_TAKEN, bind_abstract)
             child.kill()
             bind_abstract(name)[1].close()
 
@@ -136,8 +136,8 @@ def test_a_forked_childs_close_leaves_the_parents_name_until_the_last_is_killed(
 @on_linux
 def test_who_waits_gets_the_name_when_its_owner_leaves_and_is_refused_in_the_end_when_not(name):
     with Child() as owner:
-        owner.do(BIND, name=name)
-        assert refused(name, IN_USE, bind_abstract, timeout=0.01).filename == name
+        owner.do(BIND_ABSTRACT, name=name)
+        assert expect_refusal(name, NAME_TAKEN, bind_abstract, timeout=0.01).filename == name
         with before("time.sleep", lambda _: owner.do("guard.close()")):
             bind_abstract(name, timeout=None)[1].close()
 

@@ -87,5 +87,5 @@ def test_the_largest_backlog_is_one_that_fits_a_c_int_and_a_larger_one_is_undone
 
 
 @pytest.mark.parametrize("timeout", [0, -0.0, False, 3, 0.5, fractions.Fraction(1, 3), math.inf, 10**300, None])
-def test_a_free_address_is_bound_at_once_whatever_the_timeout(path, timeout):
+def test_a_free_path_is_bound_at_once_whatever_the_timeout(path, timeout):
     start_and_close(path, timeout=timeout)

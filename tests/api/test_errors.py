@@ -14,8 +14,8 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import BOUND, ODD_FILES, leave_stale, on_linux, raised_by, refused, standing
-from system_calls import failing, instead, intercepted
+from observed import BOUND, ODD_FILES, expect_refusal, leave_stale, on_linux, raised_by, snapshot
+from system_calls import fails_with, instead, intercepted
 
 OCCUPANTS = {**ODD_FILES, "an empty file": (lambda path: open(path, "x").close(), "a regular file")}
 
@@ -26,20 +26,20 @@ def test_what_is_not_a_socket_is_named_and_left_alone(directory, path, occupant)
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(directory / "live.sock"))
         live.listen()
-        leave_stale(directory / "dead.sock")
+        leave_stale(directory / "stale.sock")
         (directory / "file").write_text("precious")
         make(path)
-        before = standing(directory)
+        unchanged = snapshot(directory)
         with pytest.raises(FileExistsError, match=f"is {kind}, not a socket") as refusal:
             unixsock.bind_exclusive(path)
         assert (refusal.value.errno, refusal.value.filename) == (errno.EEXIST, path)
-        assert standing(directory) == before
+        assert snapshot(directory) == unchanged
 
 
-def test_an_error_names_the_absolute_path_also_where_a_relative_one_was_given(directory, path, monkeypatch):
+def test_an_error_names_the_absolute_path_even_if_a_relative_one_was_given(directory, path, monkeypatch):
     monkeypatch.chdir(directory)
     with unixsock.bind_exclusive("a.sock")[1]:
-        assert refused("a.sock").filename == path
+        assert expect_refusal("a.sock").filename == path
         os.unlink(path)
         os.mkdir(path)
     with pytest.raises(FileExistsError) as refusal:
@@ -50,7 +50,7 @@ def test_an_error_names_the_absolute_path_also_where_a_relative_one_was_given(di
 def test_a_live_server_without_the_lock_is_told_from_an_owner(path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        error = refused(path, BOUND)
+        error = expect_refusal(path, BOUND)
     assert re.search("without the lock or one just ending", error.strerror)
     assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, None)
     assert (error.__cause__, error.__suppress_context__) == (None, True)
@@ -59,14 +59,14 @@ def test_a_live_server_without_the_lock_is_told_from_an_owner(path):
 @pytest.mark.parametrize(
     ("parent", "code"), [("missing", errno.ENOENT), ("file", errno.ENOTDIR), ("loop", errno.ELOOP)]
 )
-def test_without_a_directory_it_is_the_systems_own_error_and_names_the_socket(directory, parent, code):
+def test_without_a_directory_it_is_the_systems_own_error_and_names_the_socket_file(directory, parent, code):
     (directory / "file").write_text("precious")
     (directory / "loop").symlink_to("loop")
-    before = standing(directory)
+    unchanged = snapshot(directory)
     with pytest.raises(OSError, match=re.escape(os.strerror(code))) as refusal:
         unixsock.bind_exclusive(directory / parent / "a.sock")
     assert (refusal.value.errno, refusal.value.filename) == (code, str(directory / parent / "a.sock"))
-    assert standing(directory) == before
+    assert snapshot(directory) == unchanged
 
 
 def test_where_a_user_may_not_write_the_error_names_the_file_that_could_not_be_made(directory, path, user):
@@ -108,15 +108,15 @@ _ = (
 def test_where_there_are_no_locks_no_weaker_kind_is_tried(directory, path, code):
     def without_locks(call):
         assert call.name not in ("fcntl.lockf", "fcntl.fcntl", "os.lockf")
-        return failing(code)(call) if call.name == "fcntl.flock" else call.run()
+        return fails_with(code)(call) if call.name == "fcntl.flock" else call.run()
 
     leave_stale(path)
-    before = standing(directory)
+    unchanged = snapshot(directory)
     with intercepted(without_locks), pytest.raises(OSError, match=re.escape(os.strerror(code))) as refusal:
         unixsock.bind_exclusive(path)
     assert not isinstance(refusal.value, unixsock.AddressInUseError)
     assert (refusal.value.errno, refusal.value.filename) == (code, path + ".lock")
-    assert standing(directory) == before
+    assert snapshot(directory) == unchanged
 
 
 def test_a_rename_that_is_refused_names_the_path_once(path):
@@ -161,7 +161,7 @@ def test_a_guard_can_be_neither_pickled_nor_copied(path, copied):
     with pytest.raises(TypeError, match="neither pickled nor copied"):
         copied(guard)
     assert not guard.closed
-    refused(path)
+    expect_refusal(path)
     guard.close()
 
 

@@ -1,11 +1,11 @@
-"""The ordinary life of an address: bind, serve, close, again."""
+"""The ordinary life of a path: bind, serve, close, again."""
 
 import os
 
 import pytest
 
 import unixsock
-from observed import assert_serves, each_type, mode_of, refused
+from observed import assert_serves, each_type, expect_refusal, mode_of
 
 
 @each_type
@@ -18,13 +18,13 @@ def test_a_socket_comes_back_bound_listening_if_it_can_and_serves(path, kind):
         assert_serves(sock, kind, guard.address)
 
 
-def test_a_second_start_is_refused(path):
+def test_a_second_owner_is_refused(path):
     with unixsock.bind_exclusive(path)[1] as guard:
-        refused(path)
+        expect_refusal(path)
         assert not guard.closed
 
 
-def test_close_removes_the_name_and_keeps_the_lock_file_empty_and_for_its_owner_alone(path):
+def test_close_removes_the_socket_file_and_keeps_the_lock_file_empty_and_private(path):
     sock, guard = unixsock.bind_exclusive(path)
     with open(guard.lock_path) as lock_file:  # so that no other file gets its inode
         guard.close()
@@ -46,7 +46,7 @@ def test_a_closed_guard_can_be_closed_again_and_not_be_used(path):
         pass
 
 
-def test_the_with_statement_closes_also_when_its_body_raises(path):
+def test_the_with_statement_closes_even_when_its_body_raises(path):
     _, guard = unixsock.bind_exclusive(path)
     with pytest.raises(ZeroDivisionError), guard as entered:
         assert entered is guard

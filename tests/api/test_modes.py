@@ -14,7 +14,7 @@ import pytest
 import unixsock
 from children import PATIENCE
 from observed import TYPES, each_type, imported_anew, leave_stale, mode_of, on_linux, raised_by
-from system_calls import after, before, failing, instead, intercepted
+from system_calls import after, before, fails_with, instead, intercepted
 
 STREAMS = sorted(set(TYPES) - {socket.SOCK_DGRAM})
 
@@ -87,13 +87,13 @@ def test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client(path, 
 @each_type
 def test_where_a_socket_has_no_mode_of_its_own_its_file_gets_it_all_the_same(path, umask, kind):
     # As macOS and the BSDs answer.
-    with instead("os.fchmod", failing(errno.EINVAL)), unixsock.bind_exclusive(path, mode=0o640, type=kind)[1]:
+    with instead("os.fchmod", fails_with(errno.EINVAL)), unixsock.bind_exclusive(path, mode=0o640, type=kind)[1]:
         assert mode_of(path) == 0o640
 
 
 @pytest.fixture(params=["file", "socket"])
 def victim(request, directory):
-    """A file, or a dead socket, that no start has to do with."""
+    """A file, or a stale socket file, that the call has nothing to do with."""
     path = directory / "victim"
     if request.param == "file":
         path.write_text("secret")
@@ -107,7 +107,7 @@ def victim(request, directory):
 @pytest.mark.parametrize(
     ("victim", "as_link"), [("file", True), ("socket", True), ("file", False)], indirect=["victim"]
 )
-def test_what_is_planted_in_the_names_place_is_refused_and_keeps_its_mode(directory, path, victim, as_link):
+def test_what_is_planted_in_place_of_the_socket_file_is_refused_and_keeps_its_mode(directory, path, victim, as_link):
     def plant(call):
         os.unlink(path)
         os.symlink(victim, path) if as_link else os.rename(victim, path)
@@ -174,7 +174,7 @@ def test_where_python_has_no_name_for_o_path_it_has_the_same_number(path, umask,
 @pytest.mark.parametrize(("umask", "bits", "mode"), [(0o077, 0o700, 0o777), (0o000, 0o777, 0o600)], indirect=["umask"])
 def test_bits_that_did_not_take_are_an_error_that_names_both_modes(directory, path, umask, bits, mode):
     with (
-        instead("os.fchmod", failing(errno.EINVAL)),
+        instead("os.fchmod", fails_with(errno.EINVAL)),
         instead("os.chmod", lambda _: None),
         pytest.raises(PermissionError, match=f"{bits:#o}, not {mode:#o}") as refusal,
     ):
@@ -213,7 +213,7 @@ def test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode(pat
 @narrow_umask
 def test_without_proc_the_error_says_what_is_missing(directory, path, umask):
     words = r"through /proc .*: .*mount /proc"
-    with instead("os.chmod", failing(errno.ENOENT)), pytest.raises(FileNotFoundError, match=words) as refusal:
+    with instead("os.chmod", fails_with(errno.ENOENT)), pytest.raises(FileNotFoundError, match=words) as refusal:
         unixsock.bind_exclusive(path, mode=0o666)
     assert refusal.value.filename == path
     assert os.listdir(directory) == ["a.sock.lock"]
@@ -222,7 +222,7 @@ def test_without_proc_the_error_says_what_is_missing(directory, path, umask):
 @on_linux
 @narrow_umask
 @pytest.mark.parametrize("call", ["os.lstat", "os.open", "os.chmod"])
-def test_a_name_that_is_gone_before_it_has_its_mode_is_the_systems_own_error(directory, path, umask, call):
+def test_a_socket_file_that_is_gone_before_it_has_its_mode_is_the_systems_own_error(directory, path, umask, call):
     unlink = before(call, lambda _: os.path.exists(path) and os.unlink(path), times=9)
     with unlink, pytest.raises(FileNotFoundError, match=re.escape(os.strerror(errno.ENOENT))) as refusal:
         unixsock.bind_exclusive(path, mode=0o666)
@@ -232,7 +232,7 @@ def test_a_name_that_is_gone_before_it_has_its_mode_is_the_systems_own_error(dir
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o200], ids=oct)
-def test_an_ordinary_user_gets_the_mode_too_and_clears_the_name_after_a_crash(directory, path, user, mode):
+def test_an_ordinary_user_gets_the_mode_too_and_clears_the_stale_socket_file_after_a_crash(directory, path, user, mode):
     directory.chmod(0o777)
     bind = "sock, guard = unixsock.bind_exclusive(path, mode=mode)"
     with user.fork() as first:
@@ -246,7 +246,7 @@ def test_an_ordinary_user_gets_the_mode_too_and_clears_the_name_after_a_crash(di
     assert not os.path.exists(path)
 
 
-def test_a_umask_that_takes_owner_write_away_is_told_at_the_next_start(directory, path, user):
+def test_a_umask_that_takes_owner_write_away_makes_the_next_bind_fail_at_the_lock_file(directory, path, user):
     directory.chmod(0o777)
     user.do("os.umask(0o277)")
     with user.fork() as first:

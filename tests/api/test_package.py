@@ -34,9 +34,9 @@ def test_the_public_classes_go_by_their_public_names():
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
     brought = fresh("""
 import collections.abc, fcntl, math, operator, socket, warnings
-before = set(sys.modules)
+loaded = set(sys.modules)
 import unixsock
-print(*set(sys.modules) - before, sep="\\n")
+print(*set(sys.modules) - loaded, sep="\\n")
 """)
     assert "unixsock" in brought
     assert {name for name in brought if name.partition(".")[0] != "unixsock"} <= {"__future__"}

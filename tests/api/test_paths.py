@@ -10,8 +10,8 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import imported_anew, raised_by, reaches, refused, start_and_close
-from system_calls import failing, instead
+from observed import expect_refusal, imported_anew, raised_by, reaches, start_and_close
+from system_calls import fails_with, instead
 
 LIMIT = 107 if sys.platform == "linux" else 103
 
@@ -50,7 +50,7 @@ def test_an_odd_kind_of_str_comes_back_as_a_plain_one(path):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 here")
-def test_a_name_that_is_not_utf_8_is_the_same_as_bytes_and_as_surrogates(directory):
+def test_a_path_that_is_not_utf_8_is_the_same_as_bytes_and_as_surrogates(directory):
     encoded = os.fsencode(directory) + b"/\xff\xfe.sock"
     decoded = os.fsdecode(encoded)
     for given, other in [(encoded, decoded), (decoded, encoded)]:
@@ -58,7 +58,7 @@ def test_a_name_that_is_not_utf_8_is_the_same_as_bytes_and_as_surrogates(directo
         with guard:
             assert guard.address == decoded
             assert reaches(guard.address, sock)
-            assert refused(other).filename == decoded
+            assert expect_refusal(other).filename == decoded
         assert os.listdir(os.fsencode(directory)) == [b"\xff\xfe.sock.lock"]
 
 
@@ -68,9 +68,9 @@ def test_a_relative_path_is_joined_to_the_working_directory_once(directory, monk
     here.mkdir()
     there.mkdir()
     monkeypatch.chdir(there)
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.bind("a.sock")
-        stranger.listen()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("a.sock")
+        other.listen()
         monkeypatch.chdir(here)
         sock, guard = unixsock.bind_exclusive(given, mode=0o600)
         assert guard.address == os.path.join(os.getcwd(), os.fsdecode(given))
@@ -80,7 +80,7 @@ def test_a_relative_path_is_joined_to_the_working_directory_once(directory, monk
         guard.close()
         assert os.listdir(here) == ["a.sock.lock"]
         assert os.listdir(there) == ["a.sock"]
-        assert reaches("a.sock", stranger)
+        assert reaches("a.sock", other)
 
 
 @pytest.mark.parametrize(("system", "limit"), [("linux", 107), ("darwin", 103), ("freebsd14", 103), ("openbsd7", 103)])
@@ -137,7 +137,7 @@ def test_two_spellings_of_a_directory_meet_at_one_lock(directory, spelling):
     (directory / "real").mkdir()
     (directory / "link").symlink_to("real")
     with unixsock.bind_exclusive(directory / "real" / "a.sock")[1]:
-        assert refused(f"{directory}/{spelling}").filename == f"{directory}/{spelling}"
+        assert expect_refusal(f"{directory}/{spelling}").filename == f"{directory}/{spelling}"
     assert os.listdir(directory / "real") == ["a.sock.lock"]
 
 
@@ -152,7 +152,7 @@ def test_without_a_working_directory_a_relative_path_is_refused_and_an_absolute_
         child.do("os.chdir(gone); os.rmdir(gone)", gone=str(directory / "gone"))
         assert raised_by(child, "a.sock") == ("FileNotFoundError", errno.ENOENT, "a.sock")
         child.do("unixsock.bind_exclusive(path, mode=0o600)[1].close()", path=path)
-    with instead("os.getcwd", failing(errno.ENOENT)), pytest.raises(FileNotFoundError) as refusal:
+    with instead("os.getcwd", fails_with(errno.ENOENT)), pytest.raises(FileNotFoundError) as refusal:
         unixsock.bind_exclusive("a.sock")
     assert refusal.value.filename == "a.sock"
     assert os.listdir(directory) == ["a.sock.lock"]

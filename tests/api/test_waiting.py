@@ -11,7 +11,7 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, open_descriptors, reaches, refused, start_and_close
+from observed import BIND, BOUND, expect_refusal, open_descriptors, reaches, start_and_close
 from system_calls import before, intercepted
 
 LONGEST_PAUSE = 0.01
@@ -46,7 +46,7 @@ def clock(monkeypatch):
 
 def test_who_does_not_wait_tries_once(path, owned, clock):
     for timeout in ({}, {"timeout": 0}, {"timeout": -0.0}):
-        refused(path, **timeout)
+        expect_refusal(path, **timeout)
     assert clock.pauses == ()
 
 
@@ -55,7 +55,7 @@ def test_who_does_not_wait_tries_once(path, owned, clock):
     [(0.045, [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.01]), (0.0005, [0.0005])],
 )
 def test_pauses_double_up_to_the_longest_and_the_last_one_ends_with_the_time(path, owned, clock, timeout, pauses):
-    refused(path, timeout=timeout)
+    expect_refusal(path, timeout=timeout)
     assert clock.pauses == pytest.approx(pauses)
     assert clock.now == pytest.approx(1000 + timeout)
 
@@ -81,7 +81,7 @@ def test_the_owner_is_looked_up_when_giving_up_and_not_before(path, owned):
 
     seen = []
     with intercepted(note):
-        refused(path, timeout=0.02)
+        expect_refusal(path, timeout=0.02)
         assert [event for event in seen if event][-2:] == ["pause", "lookup"]
         assert seen.count("lookup") == 1
         seen.clear()
@@ -97,17 +97,17 @@ def test_nothing_is_held_between_two_tries(directory, path, clock):
         descriptors.append(open_descriptors())
         with open(path + ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        standing.append(sorted(os.listdir(directory)))
+        files.append(sorted(os.listdir(directory)))
 
-    descriptors, standing = [], []
+    descriptors, files = [], []
     clock.meanwhile = look
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         held = open_descriptors()
-        refused(path, BOUND, timeout=0.05)
+        expect_refusal(path, BOUND, timeout=0.05)
     assert len(descriptors) > 3
     assert all(seen == held for seen in descriptors)
-    assert all(names == ["a.sock", "a.sock.lock"] for names in standing)
+    assert all(names == ["a.sock", "a.sock.lock"] for names in files)
 
 
 def test_a_server_without_the_lock_is_waited_for_too(path, clock):
@@ -140,7 +140,7 @@ def first(seconds):
     time.sleep = sleep
     sleep(pause or seconds)
 time.sleep = first
-before = open_descriptors()
+at_first = open_descriptors()
 sock, guard = unixsock.bind_exclusive(path, timeout=timeout)
 """
 
@@ -164,7 +164,7 @@ def waiter(directory, path):
 
 @pytest.mark.parametrize("timeout", [None, 30])
 @pytest.mark.parametrize("leave", [lambda owner: owner.do("guard.close()"), Child.kill], ids=["closes", "is killed"])
-def test_who_waits_gets_the_address_when_the_owner_leaves(path, waiter, timeout, leave):
+def test_who_waits_gets_the_path_when_the_owner_leaves(path, waiter, timeout, leave):
     with Child() as owner:
         owner.do(BIND, path=path)
         child = waiter(timeout=timeout)
@@ -184,7 +184,7 @@ def test_ctrl_c_ends_the_wait_and_nothing_is_left_of_it(directory, path, owned, 
         child.answer()
     assert interrupt.value.kind == "KeyboardInterrupt"
     assert "During handling" not in str(interrupt.value)
-    assert child.value("open_descriptors() == before")
+    assert child.value("open_descriptors() == at_first")
     assert sorted(os.listdir(directory)) == ["a.sock", "a.sock.lock"]
     owned.close()
     start_and_close(path)

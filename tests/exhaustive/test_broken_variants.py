@@ -24,28 +24,28 @@ no comparison of inodes after flock
 LOCK_UN at close
     ownership/test_close.py::test_a_forked_childs_close_changes_nothing_for_the_parent
 the lock file unlinked at close
-    api/test_life.py::test_close_removes_the_name_and_keeps_the_lock_file_empty_and_for_its_owner_alone
-the name cleared at close without the lock
-    ownership/test_close.py::test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock
-the name cleared at close under the guard's old lock
-    ownership/test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since[os.unlink]
+    api/test_life.py::test_close_removes_the_socket_file_and_keeps_the_lock_file_empty_and_private
+the path cleared at close without the lock
+    ownership/test_close.py::test_a_closer_leaves_even_a_stale_socket_file_to_a_sibling_that_holds_the_lock
+the path cleared at close under the guard's old lock
+    ownership/test_close.py::test_the_slower_of_two_forked_closers_spares_what_a_server_without_the_lock_has_bound_since[os.unlink]
 stale cleared without asking whether it is live
-    ownership/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it
+    ownership/test_liveness.py::test_a_bound_server_keeps_its_path_and_nothing_reaches_it
 asking with a stream connect only
-    ownership/test_liveness.py::test_a_bound_server_keeps_its_name_and_nothing_reaches_it[listening-SOCK_STREAM-SOCK_STREAM]
+    ownership/test_liveness.py::test_a_bound_server_keeps_its_path_and_nothing_reaches_it[listening-SOCK_STREAM-SOCK_STREAM]
 no second probe
-    ownership/test_liveness.py::test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them
+    ownership/test_liveness.py::test_a_live_stream_socket_that_refuses_the_datagram_probe_is_found_by_the_second
 probing with what stands for socket.socket
     ownership/test_liveness.py::test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own
-the name not compared before its unlink
+the socket file not compared before its unlink
     ownership/test_stale.py::test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path
-the name compared by its inode alone
+the socket file compared by its inode alone
     ownership/test_stale.py::test_the_inode_number_alone_does_not_make_it_the_same_socket_file
 stat for lstat
-    api/test_errors.py::test_what_is_not_a_socket_is_named_and_left_alone[a link to dead.sock]
+    api/test_errors.py::test_what_is_not_a_socket_is_named_and_left_alone[a link to stale.sock]
 lockf for flock
     ownership/test_second_owner.py::test_the_same_process_is_refused_and_told_its_own_pid
-    but api/test_life.py::test_a_second_start_is_refused
+    but api/test_life.py::test_a_second_owner_is_refused
 O_TRUNC on the lock file
     ownership/test_lock_file.py::test_the_lock_file_is_never_written_re_moded_or_unlinked
 O_CREAT on a lock file that exists
@@ -66,9 +66,9 @@ a normalised path
     api/test_paths.py::test_a_path_is_never_normalised
 two closers in one close
     ownership/test_close.py::test_a_second_close_inside_the_first_closes_no_descriptor_twice
-a start that fails after bind leaves its socket file
+a call that fails after bind leaves its socket file
     exhaustive/test_failed_at_every_step.py::test_a_system_call_that_fails_is_reported_and_undone[nothing there]
-what a signal handler raises taken for an answer of the system
+what a signal handler raises taken for an error of a system call
     exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_frees_the_abstract_name
 a dropped guard keeps its lock
     ownership/test_guard_lifetime.py::test_a_guard_dropped_without_close_warns_and_releases_its_lock

@@ -1,4 +1,4 @@
-"""Each system call of a start and a close fails with each errno: the error names the path, nothing is left behind."""
+"""Each system call of a bind and a close fails with each errno: the error names the path, nothing is left behind."""
 
 import errno
 import itertools
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from observed import mode_of, on_linux, open_descriptors
+from scenes import IN_USE, SCENES, scene, stage, total, verdict
 from system_calls import intercepted
-from tracing import IN_USE, STARTS, scene, stage, total, verdict
 from unixsock import bind_abstract, bind_exclusive
 
 # What the manual pages say that a call can fail with. One that is not in the table gets them all.
@@ -42,8 +42,8 @@ EVERYWHERE = "EIO EAGAIN EINTR"
 USUAL = "as if nothing had failed"
 BELIEVED = "not tried: it says twice that no socket is bound"
 
-# Before anything is bound, these errors are answers. What a start makes of each when it comes once, and when it comes
-# from then on; all others are raised.
+# Before anything is bound, these errors are answers. What bind_exclusive makes of each when it comes once, and when it
+# comes from then on; all others are raised.
 ANSWERS = {
     # No lock file, so it is made. It was there after all: once more from the beginning.
     ("os.open", "lock", ENOENT): (USUAL, "ENOENT"),
@@ -55,10 +55,10 @@ ANSWERS = {
     ("os.open", "lock", EAGAIN): (IN_USE, IN_USE),
     # It is locked.
     ("fcntl.flock", "lock", EAGAIN): (IN_USE, IN_USE),
-    # The name has gone meanwhile. It is there after all, so bind(2) says EADDRINUSE.
-    ("os.lstat", "name", ENOENT): (IN_USE, IN_USE),
-    ("os.rename", "name", ENOENT): (IN_USE, IN_USE),
-    ("os.unlink", "name", ENOENT): (IN_USE, IN_USE),
+    # The socket file has gone meanwhile. It is there after all, so bind(2) says EADDRINUSE.
+    ("os.lstat", "address", ENOENT): (IN_USE, IN_USE),
+    ("os.rename", "address", ENOENT): (IN_USE, IN_USE),
+    ("os.unlink", "address", ENOENT): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_DGRAM, ENOENT): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_STREAM, ENOENT): (IN_USE, IN_USE),
     # A server is bound there: of another type, or with a full backlog.
@@ -67,19 +67,19 @@ ANSWERS = {
     ("socket.connect_ex", SOCK_STREAM, EAGAIN): (IN_USE, IN_USE),
     # None is, but that takes a second probe.
     ("socket.connect_ex", SOCK_DGRAM, ECONNREFUSED): (USUAL, BELIEVED),
-    # No mode for sockets without a name on this system. The name gets its mode after bind(2).
-    ("os.fchmod", "name", EINVAL): (USUAL, USUAL),
+    # A socket that is not bound has no mode on this system. The socket file gets its mode after bind(2).
+    ("os.fchmod", "address", EINVAL): (USUAL, USUAL),
     # Somebody without the lock was faster.
-    ("socket.bind", "name", EADDRINUSE): (IN_USE, IN_USE),
+    ("socket.bind", "address", EADDRINUSE): (IN_USE, IN_USE),
 }
 
 
 class Step(NamedTuple):
-    """A system call of a start and a close that nobody disturbs."""
+    """A system call of bind_exclusive and close when nobody disturbs them."""
 
-    part: str  # "start"; "bound", from bind(2) on; "close"; "cleanup", also that of a refused start
+    part: str  # "start"; "bound", from bind(2) on; "close"; "cleanup", also that of a refused call
     name: str
-    about: object  # "lock", "new lock" or "name"; for a connect the type of the socket
+    about: object  # "lock", "new lock" or "address"; for a connect the type of the socket
     error: int  # with which it fails anyway; 0 when it succeeds
 
 
@@ -110,7 +110,7 @@ def recorded(run, address):
         elif call.name == "os.open" and call.args[1] & os.O_CREAT:
             about = "new lock"
         else:
-            about = "lock" if call.args and call.args[0] in locks else "name"
+            about = "lock" if call.args and call.args[0] in locks else "address"
         error = 0
         try:
             result = call.run()
@@ -118,7 +118,7 @@ def recorded(run, address):
             error = failure.errno
             raise
         else:
-            if call.name == "os.open" and about != "name":
+            if call.name == "os.open" and about != "address":
                 locks.add(result)
             if call.name == "socket.connect_ex":
                 error = result
@@ -141,7 +141,7 @@ def faults_of(steps, usual, address, named):
             if step.part == "start":
                 end = ANSWERS.get((step.name, step.about, error), (end, end))[lasting]
             elif step.part == "cleanup":
-                # A refusal says more than this error, and what a close cannot clear, the next start does.
+                # A refusal says more than this error, and what a close cannot clear, the next owner does.
                 end = USUAL
             if end == USUAL:
                 yield Fault(at, step, error, lasting, usual)
@@ -149,7 +149,7 @@ def faults_of(steps, usual, address, named):
                 yield Fault(at, step, error, lasting, (end, address if end == IN_USE else named(step, end)))
 
 
-def failing(fault):
+def injecting(fault):
     """A hook that makes it happen."""
     numbers = itertools.count()
 
@@ -176,15 +176,15 @@ def faults(request):
 def assert_survives(fault, run, address):
     mode = mode_of(address)
     descriptors = open_descriptors()
-    with intercepted(failing(fault)):
+    with intercepted(injecting(fault)):
         assert run() == fault.end
     assert open_descriptors() == descriptors
     if not fault.lasting and fault.step.part != "cleanup":
         assert mode_of(address) in (None, mode)  # nothing, or what stood there before
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch, faults, start):
+@pytest.mark.parametrize("case", SCENES)
+def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch, faults, case):
     def named(step, end):
         if step.name == "os.getcwd":
             return path
@@ -192,18 +192,18 @@ def test_a_system_call_that_fails_is_reported_and_undone(directory, monkeypatch,
         of_lock = step.about in ("lock", "new lock") and end not in ("ENOENT", "ENOTDIR", "ELOOP")
         return os.path.abspath(path) + (".lock" if of_lock else "")
 
-    standing, how = STARTS[start]
+    setup, options = SCENES[case]
     monkeypatch.chdir(directory)
     with stage("") as path:  # a relative one, so that getcwd(3) is among the calls
-        run = partial(verdict, bind_exclusive, path, how)
-        with scene(path, standing):
+        run = partial(verdict, bind_exclusive, path, options)
+        with scene(path, setup):
             steps, usual = recorded(run, path)
-        before = len(faults)
+        already = len(faults)
         for fault in faults_of(steps, usual, os.path.abspath(path), named):
-            with scene(path, standing):
+            with scene(path, setup):
                 assert_survives(fault, run, path)
             faults.append(fault)
-    assert len(faults) - before > 100
+    assert len(faults) - already > 100
 
 
 @on_linux
@@ -211,9 +211,9 @@ def test_a_system_call_that_fails_for_an_abstract_name_is_reported_and_undone(fa
     name = f"unixsock-{os.getpid()}"
     run = partial(verdict, bind_abstract, name, {})
     steps, usual = recorded(run, name)
-    before = len(faults)
+    already = len(faults)
     for fault in faults_of(steps, usual, name, lambda *_: name):
         assert_survives(fault, run, name)
         bind_abstract(name)[1].close()
         faults.append(fault)
-    assert len(faults) - before > 50
+    assert len(faults) - already > 50

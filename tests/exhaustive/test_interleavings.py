@@ -84,16 +84,17 @@ def test_the_schedule_that_was_asked_for(directory, request, capsys):
 LAST_LOOK = "os.lstat"
 CLOSES = ("socket.close", "os.close")
 
-# Between the last call that sees a dead name and unlink(2) there is a moment, of which those without the lock can make
-# use. For each story, who is there, and what stands there: the first one's unlink(2) takes the path from the second.
+# Between the last call that sees a stale socket file and unlink(2) there is a moment, of which those without the lock
+# can make use. For each story, who is there, and what stands there: the first one's unlink(2) takes the path from the
+# second.
 STORIES = {
-    "a server unlinks and binds just before a start unlinks": ("bind_and_stay+unlink_and_bind", "stale"),
-    "a server unlinks and binds just before a close unlinks": ("bind_and_close+unlink_and_bind", "free"),
-    "the lock file is removed, and another start binds, just before a start unlinks": (
+    "a server unlinks and binds just before bind_exclusive unlinks": ("bind_and_stay+unlink_and_bind", "stale"),
+    "a server unlinks and binds just before close unlinks": ("bind_and_close+unlink_and_bind", "free"),
+    "the lock file is removed, and a second owner binds, just before bind_exclusive unlinks": (
         "bind_and_stay+bind_and_stay+remove_lock_file",
         "stale",
     ),
-    "the lock file is removed, and a start binds, just before a close unlinks": (
+    "the lock file is removed, and a second owner binds, just before close unlinks": (
         "bind_and_close+bind_and_stay+remove_lock_file",
         "free",
     ),
@@ -120,7 +121,7 @@ SUFFER = {
     "stale cleared without asking whether it is live": "bind_and_stay+only_bind",
     "asking with a stream connect only": "bind_and_stay+only_bind",
     "no wait for a bind that is half done": "bind_and_stay+only_bind",
-    "the name cleared at close without the lock": "bind_and_close+bind_and_stay",
+    "the path cleared at close without the lock": "bind_and_close+bind_and_stay",
     "the lock file unlinked at close": "bind_and_close+bind_and_stay",
 }
 

@@ -1,4 +1,4 @@
-"""An exception at each system call of a start and a close, as signal handlers raise them: it arrives, nothing is left.
+"""An exception at each system call of a bind and a close, as signal handlers raise them: it arrives, nothing is left.
 
 KeyboardInterrupt, and errors of the classes that OSError has for some errnos, but without an errno: these do not come
 from a system call, so the library neither takes them for an answer nor names a file in them.
@@ -13,14 +13,14 @@ import warnings
 import pytest
 
 from observed import mode_of, on_linux, open_descriptors
+from scenes import SCENES, directory_at_the_lock_path, scene, stage, total
 from system_calls import intercepted
-from tracing import STARTS, directory_in_the_way, scene, stage, total
 from unixsock import bind_abstract, bind_exclusive
 
 # A lock path that is a directory; and a backlog that listen(2) refuses, so that all is undone from there on.
-FAILING = {
-    "refused: directory at the lock path": (directory_in_the_way, {}),
-    "refused: backlog": (STARTS["stale name"][0], {"backlog": 2**31}),
+MORE_SCENES = {
+    "refused: directory at the lock path": (directory_at_the_lock_path, {}),
+    "refused: backlog": (SCENES["stale"][0], {"backlog": 2**31}),
 }
 RAISED = [KeyboardInterrupt(), TimeoutError("deadline"), FileNotFoundError("gone"), BlockingIOError("in use")]
 
@@ -32,13 +32,13 @@ def interrupts(request):
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("start", {**STARTS, **FAILING})
-def test_an_interrupt_at_any_system_call_arrives_and_leaves_nothing_behind(directory, interrupts, start, when, error):
-    standing, how = {**STARTS, **FAILING}[start]
+@pytest.mark.parametrize("case", {**SCENES, **MORE_SCENES})
+def test_an_interrupt_at_any_system_call_arrives_and_leaves_nothing_behind(directory, interrupts, case, when, error):
+    setup, options = {**SCENES, **MORE_SCENES}[case]
     with stage(directory) as path:
         for step in itertools.count():
-            with scene(path, standing):
-                if not interrupted(when, step, error, bind_exclusive, path, how):
+            with scene(path, setup):
+                if not interrupted(when, step, error, bind_exclusive, path, options):
                     break
             interrupts.append(step)
     assert step >= 2
@@ -57,8 +57,8 @@ def test_an_interrupt_at_any_system_call_frees_the_abstract_name(interrupts, whe
     assert step > 3
 
 
-def interrupted(when, step, error, bind, address, how):
-    """Raise `error` in a start and close, before or after system call number `step`; False when there is none."""
+def interrupted(when, step, error, bind, address, options):
+    """Raise `error` while it binds and closes, before or after system call number `step`; False when there is none."""
     mode = mode_of(address)
     args = error.args
     descriptors = open_descriptors()
@@ -69,14 +69,14 @@ def interrupted(when, step, error, bind, address, how):
         # From the finalizer of a socket that was not assigned yet, or about to be closed.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            guard = bind(address, **how)[1]
+            guard = bind(address, **options)[1]
             guard.close()
         except type(error) as raised:
             arrived = raised is error
             assert (error.args, getattr(error, "filename", None)) == (args, None)
             error.__traceback__ = error.__context__ = None  # they refer to all that was on its way
         except (OSError, OverflowError):
-            pass  # a start that fails anyhow
+            pass  # of a call that fails anyhow
         if open_descriptors().keys() != descriptors.keys() | reused:
             gc.collect()  # PyPy has not run that finalizer yet
     assert all(os.path.sameopenfile(number, 0) for number in reused)

@@ -1,4 +1,4 @@
-"""SIGKILL before each system call of a start and a close: the next start succeeds, and nobody else loses anything."""
+"""SIGKILL before each system call of a bind and a close: the next owner gets the path, nobody loses anything."""
 
 import itertools
 import os
@@ -7,8 +7,8 @@ import traceback
 
 import pytest
 
+from scenes import SCENES, scene, stage, total, verdict
 from system_calls import intercepted
-from tracing import STARTS, scene, stage, total, verdict
 from unixsock import bind_exclusive
 
 
@@ -17,20 +17,20 @@ def kills(request):
     yield from total(request, "processes killed, each before another system call")
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_a_start_killed_before_any_system_call_is_in_nobodys_way(directory, kills, start):
-    standing, how = STARTS[start]
+@pytest.mark.parametrize("case", SCENES)
+def test_a_process_killed_before_any_system_call_is_in_nobodys_way(directory, kills, case):
+    setup, options = SCENES[case]
     with stage(directory) as path:
         for step in itertools.count():
-            with scene(path, standing):
-                if not killed_before(step, path, how):
+            with scene(path, setup):
+                if not killed_before(step, path, options):
                     break
             kills.append(step)
     assert step > 5
 
 
-def killed_before(step, path, how):
-    """Start and close in a forked child; whether it was killed, before its system call number `step`."""
+def killed_before(step, path, options):
+    """Bind and close in a forked child; whether it was killed, before its system call number `step`."""
     child = os.fork()
     if child == 0:
         try:
@@ -43,7 +43,7 @@ def killed_before(step, path, how):
                 return call.run()
 
             with intercepted(hook):
-                verdict(bind_exclusive, path, how)
+                verdict(bind_exclusive, path, options)
             os._exit(0)
         except BaseException:
             traceback.print_exc()

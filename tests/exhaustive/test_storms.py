@@ -15,7 +15,7 @@ from observed import reaches, start_and_close
 
 SEED = int(os.environ.get("UNIXSOCK_SEED") or random.randrange(10**6))
 
-BIND = """
+TRY_TO_BIND = """
 try:
     sock, guard = unixsock.bind_exclusive(path)
     _ = "won"
@@ -24,7 +24,7 @@ except unixsock.AddressInUseError as error:
 """
 
 # An owner serves one client, who always asks: a connection without a question came from a probe. It goes on
-# owning until that client has hung up. Who is refused tries anew at once: with waiters, which sleep, the address would
+# owning until that client has hung up. Who is refused tries anew at once: with waiters, which sleep, the path would
 # hardly change hands. Nor would it on a busy machine without the yield: the last owner would be the next one.
 SERVE_IN_TURNS = """
 turn = 0
@@ -73,15 +73,15 @@ class Crew:
         return new
 
 
-def test_of_eight_processes_that_start_at_once_on_a_stale_name_one_wins(path, capsys):
+def test_of_eight_processes_that_start_at_once_on_a_stale_socket_file_one_wins(path, capsys):
     rounds = 60
     with Crew(8) as crew:
-        crew.members[0].do(BIND, path=path)
+        crew.members[0].do(TRY_TO_BIND, path=path)
         crew.replace(crew.members[0])
         for _ in range(rounds):
             assert os.path.exists(path)
             for starter in crew.members:
-                starter.start(BIND, path=path)
+                starter.start(TRY_TO_BIND, path=path)
             outcomes = [starter.answer() for starter in crew.members]
             assert outcomes.count("won") == 1
             winner = crew.members[outcomes.index("won")]
@@ -147,8 +147,8 @@ def storm(path, wanted, deadliness):
                     continue  # nobody's turn, or it ended before ours in the backlog
                 if answer:
                     lines.write(b"answered %s\n" % answer)
-                    before, owner = owner, answer.split()[0]
-                    changes += owner != before
+                    previous, owner = owner, answer.split()[0]
+                    changes += owner != previous
                     perhaps_kill()
         for member in crew.members:
             member.answer()
@@ -206,7 +206,7 @@ def test_the_ledger_gives_wrong_answers_away_and_forgives_the_killed_what_they_c
 
 def test_of_forty_threads_of_one_process_one_owns_at_a_time(path):
     together = threading.Barrier(40, timeout=PATIENCE)
-    owners, refused = [], []
+    owners, refusals = [], []
 
     def start(me):
         for _ in range(36):
@@ -214,7 +214,7 @@ def test_of_forty_threads_of_one_process_one_owns_at_a_time(path):
             try:
                 sock, guard = unixsock.bind_exclusive(path)
             except unixsock.AddressInUseError as error:
-                refused.append(error.owner_pid)
+                refusals.append(error.owner_pid)
                 continue
             with guard:
                 owners.append(me)
@@ -224,5 +224,5 @@ def test_of_forty_threads_of_one_process_one_owns_at_a_time(path):
 
     with ThreadPoolExecutor(40) as pool:
         assert list(pool.map(start, range(40))) == [None] * 40
-    assert refused
-    assert set(refused) <= {os.getpid(), None}
+    assert refusals
+    assert set(refusals) <= {os.getpid(), None}

@@ -1,4 +1,4 @@
-"""Every row of the close table: the name and the lock live until the last process that holds them lets go."""
+"""Every row of the close table: the path stays taken until the last process that holds socket or lock lets go."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, open_descriptors, reaches, refused, start_and_close
+from observed import BIND, BOUND, expect_refusal, open_descriptors, reaches, start_and_close
 from system_calls import after, before, intercepted
 
 
@@ -30,11 +30,11 @@ def close(child):
 
 
 @pytest.mark.parametrize("leave", [close, Child.kill])
-def test_forked_workers_keep_name_and_lock_until_the_last_is_gone(path, owner, leave):
+def test_forked_workers_keep_path_and_lock_until_the_last_is_gone(path, owner, leave):
     with owner.fork() as first, owner.fork() as last:
         for leaves, serves in [(owner, first), (first, last)]:
             leave(leaves)
-            refused(path)
+            expect_refusal(path)
             assert reaches(path, serves)
         leave(last)
     assert os.path.exists(path) == (leave is Child.kill)
@@ -46,7 +46,7 @@ def test_a_forked_childs_close_changes_nothing_for_the_parent(path, owner):
         child.do("guard.close()")
         assert child.value("guard.closed and sock.fileno()") == -1
     assert owner.value("guard.closed") is False
-    refused(path)
+    expect_refusal(path)
     assert reaches(path, owner)
 
 
@@ -57,7 +57,7 @@ def test_a_daemon_that_forked_twice_after_binding_frees_all_at_its_close(path, o
             for parent in (owner, leader):
                 parent.start("os._exit(0)")
                 parent.wait()
-            refused(path)
+            expect_refusal(path)
             assert reaches(path, daemon)
             daemon.do("guard.close()")
             assert not os.path.exists(path)
@@ -77,9 +77,9 @@ def test_who_got_the_descriptors_by_scm_rights_keeps_it_all(path, directory, own
             "guard.close()",
             address=str(directory / "door"),
         )
-        refused(path)  # both are held by the message alone
+        expect_refusal(path)  # both are held by the message alone
         heir.do("sock, lock = socket.recv_fds(door, 1, 2)[1]\nsock = socket.socket(fileno=sock)")
-        refused(path)
+        expect_refusal(path)
         assert reaches(path, heir)
         heir.kill()
     assert os.path.exists(path)
@@ -87,7 +87,7 @@ def test_who_got_the_descriptors_by_scm_rights_keeps_it_all(path, directory, own
 
 
 @pytest.mark.parametrize(("passed", "why"), [("sock, guard", "taken by"), ("sock,", BOUND)])
-def test_who_inherited_the_socket_keeps_the_name_and_with_the_lock_is_its_owner(path, owner, passed, why):
+def test_who_inherited_the_socket_keeps_the_path_and_with_the_lock_is_its_owner(path, owner, passed, why):
     heir = (
         "import socket, sys\n"
         "sock = socket.socket(fileno=int(sys.argv[1]))\n"
@@ -103,11 +103,11 @@ def test_who_inherited_the_socket_keeps_the_name_and_with_the_lock_is_its_owner(
         "guard.close()",
         heir=heir,
     )
-    refused(path, why)
+    expect_refusal(path, why)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         assert client.recv(4) == b"heir"
-    refused(path, why)
+    expect_refusal(path, why)
     owner.do("heir.kill()\nheir.wait()")
     assert os.path.exists(path)
     start_and_close(path)
@@ -119,7 +119,7 @@ def test_a_forked_child_that_does_not_serve_holds_on_unless_it_closes_first_thin
         bystander.do(first_thing)
         owner.kill()
         if first_thing == "pass":
-            refused(path)
+            expect_refusal(path)
             bystander.kill()
         start_and_close(path)
 
@@ -150,12 +150,12 @@ def test_a_process_pool_that_closes_first_thing_holds_nothing(path, owner, start
 def test_a_copy_between_fork_and_exec_holds_on_until_exec_which_a_timeout_covers(path, owner):
     with owner.fork() as spawned:
         owner.do("guard.close()")
-        refused(path)
+        expect_refusal(path)
         spawned.start("os.execlp('sleep', 'sleep', '60')")
         start_and_close(path, timeout=20)
 
 
-def test_a_thread_blocked_in_accept_keeps_the_name(path):
+def test_a_thread_blocked_in_accept_keeps_the_path(path):
     if not os.path.exists("/proc/self/syscall"):
         pytest.skip("without /proc it is not seen when a thread has come to accept(2)")
     sock, guard = unixsock.bind_exclusive(path)
@@ -171,7 +171,7 @@ def test_a_thread_blocked_in_accept_keeps_the_name(path):
             now = call.read()
         inside = f" {sock.fileno():#x} " in now or now.startswith("102 0x12 ")  # the latter is i386's socketcall(2)
     guard.close()
-    refused(path, BOUND)
+    expect_refusal(path, BOUND)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         server.join()
@@ -188,12 +188,12 @@ def detached(sock):
 
 @pytest.mark.parametrize("closed_first", [False, True])
 @pytest.mark.parametrize("wrap", [wrapped_in_tls, detached, socket.socket.dup])
-def test_a_wrapper_that_still_listens_keeps_the_name(path, wrap, closed_first):
+def test_a_wrapper_that_still_listens_keeps_the_path(path, wrap, closed_first):
     sock, guard = unixsock.bind_exclusive(path)
     with wrap(sock) as wrapper:
         if not closed_first:
             guard.close()
-            refused(path, BOUND)
+            expect_refusal(path, BOUND)
             assert reaches(path, wrapper)
         wrapper.close()
         guard.close()
@@ -201,7 +201,7 @@ def test_a_wrapper_that_still_listens_keeps_the_name(path, wrap, closed_first):
     start_and_close(path)
 
 
-def test_a_socket_closed_first_by_its_server_leaves_the_name_to_the_guard(path):
+def test_a_socket_closed_first_by_its_server_leaves_the_socket_file_to_the_guard(path):
     sock, guard = unixsock.bind_exclusive(path)
     sock.close()
     assert os.path.exists(path)
@@ -225,7 +225,7 @@ def test_what_was_closed_behind_the_guards_back_is_reported_and_all_else_is_done
     start_and_close(path)
 
 
-def test_a_lock_closed_behind_the_guards_back_does_not_cost_the_next_owner_its_name(path):
+def test_a_lock_closed_behind_the_guards_back_does_not_cost_the_next_owner_its_path(path):
     with Child() as next_owner:
         sock, guard = unixsock.bind_exclusive(path)
         sock.close()
@@ -253,7 +253,7 @@ def test_an_interrupted_close_does_its_other_steps(path, moment):
 
 def test_a_refusal_names_the_owner_for_as_long_as_its_socket_is_open(path):
     refusals = []
-    with before("socket.close", lambda _: refusals.append(refused(path))):
+    with before("socket.close", lambda _: refusals.append(expect_refusal(path))):
         _, guard = unixsock.bind_exclusive(path)
         guard.close()
     assert [refusal.owner_pid for refusal in refusals] == [os.getpid()]
@@ -272,7 +272,7 @@ def test_after_its_files_were_removed_close_leaves_who_is_there_alone(directory,
         assert reaches(path, other)
 
 
-def test_a_next_owner_between_the_locks_release_and_the_clearing_keeps_the_name(path):
+def test_a_next_owner_between_the_locks_release_and_the_clearing_keeps_the_path(path):
     with Child() as next_owner:
         _, guard = unixsock.bind_exclusive(path)
         with before("os.open", lambda _: next_owner.do(BIND, path=path)):
@@ -280,7 +280,7 @@ def test_a_next_owner_between_the_locks_release_and_the_clearing_keeps_the_name(
         assert reaches(path, next_owner)
 
 
-def test_a_file_that_somebody_put_in_the_names_place_stays(directory, path):
+def test_a_file_that_somebody_put_in_place_of_the_socket_file_stays(directory, path):
     _, guard = unixsock.bind_exclusive(path)
     os.unlink(path)
     (directory / "a.sock").write_text("precious")
@@ -288,7 +288,7 @@ def test_a_file_that_somebody_put_in_the_names_place_stays(directory, path):
     assert (directory / "a.sock").read_text() == "precious"
 
 
-def test_with_the_lock_file_gone_close_makes_none_and_leaves_the_name_to_the_next_start(directory, path):
+def test_with_the_lock_file_gone_close_makes_none_and_leaves_the_socket_file_to_the_next_owner(directory, path):
     _, guard = unixsock.bind_exclusive(path)
     os.unlink(guard.lock_path)
     guard.close()
@@ -304,7 +304,7 @@ def test_close_is_quiet_when_the_directory_is_gone(directory):
     assert sock.fileno() == -1
 
 
-def test_a_name_that_may_not_be_removed_any_more_is_left_to_who_may(path, directory, user):
+def test_a_socket_file_that_may_not_be_removed_any_more_is_left_to_who_may(path, directory, user):
     directory.chmod(0o777)
     user.do(BIND, path=path)
     directory.chmod(0o555)
@@ -314,7 +314,7 @@ def test_a_name_that_may_not_be_removed_any_more_is_left_to_who_may(path, direct
     start_and_close(path)
 
 
-def test_a_closer_leaves_even_a_dead_name_to_a_sibling_that_holds_the_lock(path, owner):
+def test_a_closer_leaves_even_a_stale_socket_file_to_a_sibling_that_holds_the_lock(path, owner):
     with owner.fork() as sibling:
         for process in (owner, sibling):
             process.do("sock.close()")
@@ -337,19 +337,19 @@ os.write(arrived[1], b".")
 
 
 @pytest.mark.parametrize("call", ["os.open", "os.unlink"])
-def test_the_slower_of_two_forked_closers_spares_what_a_stranger_has_bound_since(path, owner, call):
+def test_the_slower_of_two_forked_closers_spares_what_a_server_without_the_lock_has_bound_since(path, owner, call):
     owner.do("arrived, go = os.pipe(), os.pipe()")
-    with owner.fork() as faster, socket.socket(socket.AF_UNIX) as stranger:
+    with owner.fork() as faster, socket.socket(socket.AF_UNIX) as other:
         for process in (owner, faster):
             process.do("sock.close()")
         owner.start(SLOWER, call=call)
         faster.do("os.read(arrived[0], 1)")
         faster.do("guard.close()")
-        stranger.bind(path)  # the name is free
-        stranger.listen()
+        other.bind(path)  # it is free
+        other.listen()
         faster.do("os.write(go[1], b'.')")
         owner.answer()
-        assert reaches(path, stranger)
+        assert reaches(path, other)
 
 
 def in_another_thread(call):

@@ -30,12 +30,12 @@ def calls_of(function, *arguments):
     return names, result
 
 
-def test_a_start_and_a_close_make_the_calls_that_are_listed(path):
+def test_bind_and_close_make_the_calls_that_are_listed(path):
     unixsock.bind_exclusive(path)[1].close()  # leaves the lock file
     fresh, (_, guard) = calls_of(unixsock.bind_exclusive, path)
     close, _ = calls_of(guard.close)
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(path)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
     stale, (_, guard) = calls_of(unixsock.bind_exclusive, path)
     guard.close()
     made = {"bind, nothing there": fresh, "bind on a stale path": stale, "close": close}

@@ -1,4 +1,4 @@
-"""The life of an address on each filesystem that UNIXSOCK_FILESYSTEMS names ("tmpfs overlay ext4", for example).
+"""The life of a path on each filesystem that UNIXSOCK_FILESYSTEMS names ("tmpfs overlay ext4", for example).
 
 Without that variable: on each that can be mounted here.
 """
@@ -61,19 +61,19 @@ with socket.socket(socket.AF_UNIX) as client:
 RACE = """
 import threading
 together = threading.Barrier(8)
-won, refused = [], []
+won, lost = [], []
 def start():
     together.wait()
     try:
         won.append(unixsock.bind_exclusive(path))
     except unixsock.AddressInUseError as error:
-        refused.append(error)
+        lost.append(error)
 threads = [threading.Thread(target=start) for _ in range(8)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-_ = [len(won), len(refused)]
+_ = [len(won), len(lost)]
 """
 
 SHELL = """
@@ -118,7 +118,7 @@ def path(mounted):
     return mounted.process.value("__import__('tempfile').mkdtemp(dir=place)", place=mounted.place) + "/a.sock"
 
 
-def test_a_second_start_is_refused_and_told_who_owns_where_the_system_tells(mounted, path):
+def test_a_second_process_is_refused_and_told_the_owner_if_the_system_reports_it(mounted, path):
     with mounted.process.fork() as owner, mounted.process.fork() as second:
         owner.do(BIND, path=path)
         refusal, pid = second.do(START, path=path)
@@ -127,7 +127,7 @@ def test_a_second_start_is_refused_and_told_who_owns_where_the_system_tells(moun
         assert owner.do(SERVE_ITSELF) == "ping"
 
 
-def test_a_killed_owner_leaves_a_dead_name_that_the_next_start_clears(mounted, path):
+def test_a_killed_owner_leaves_a_stale_socket_file_that_the_next_owner_clears(mounted, path):
     with mounted.process.fork() as owner:
         owner.do(BIND, path=path)
         lock_file = owner.value("os.fstat(guard.fileno()).st_ino")
@@ -142,7 +142,7 @@ def test_a_killed_owner_leaves_a_dead_name_that_the_next_start_clears(mounted, p
 
 
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_SEQPACKET", "SOCK_DGRAM"])
-def test_a_server_that_knows_nothing_of_the_lock_keeps_its_name(mounted, path, kind):
+def test_a_server_without_the_lock_keeps_its_path(mounted, path, kind):
     with mounted.process.fork() as server, mounted.process.fork() as starter:
         server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind)); sock.bind(path)", path=path, kind=kind)
         inode = server.value("os.stat(path).st_ino")
@@ -178,7 +178,7 @@ def test_where_the_filesystem_keeps_bits_of_its_own_another_mode_is_an_error(mou
     assert mounted.process.do(SHELL, script="umount m/fixed", cwd=os.path.dirname(mounted.place)) is None
 
 
-def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, path):
+def test_of_eight_threads_that_start_at_once_on_a_stale_socket_file_one_wins(mounted, path):
     with mounted.process.fork() as killed:
         killed.do(BIND, path=path)
     with mounted.process.fork() as starters:
@@ -186,7 +186,7 @@ def test_of_eight_threads_that_start_at_once_on_a_stale_name_one_wins(mounted, p
 
 
 @only(*(name for name in MOUNT if "lower" in MOUNT[name]))
-def test_a_dead_name_that_was_there_before_the_mount_is_cleared(mounted):
+def test_a_stale_socket_file_from_before_the_mount_is_cleared(mounted):
     path = mounted.place + "/left.sock"
     with mounted.process.fork() as starters:
         assert starters.value("os.path.exists(path) and os.path.exists(path + '.lock')", path=path)

@@ -12,7 +12,7 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import BIND, BOUND, collect, reaches, refused, start_and_close
+from observed import BIND, BOUND, collect, expect_refusal, reaches, start_and_close
 from system_calls import before
 
 
@@ -41,12 +41,12 @@ def test_a_socket_that_lives_on_without_its_guard_keeps_the_path(path):
         with pytest.warns(ResourceWarning, match="unclosed"):
             del guard
             collect()
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
         assert reaches(path, sock)
     start_and_close(path)
 
 
-def test_a_start_that_was_abandoned_in_a_thread_does_not_keep_the_path(path):
+def test_a_call_that_was_abandoned_in_a_thread_does_not_keep_the_path(path):
     with Child() as server:
         server.do(BIND, path=path)
         server.do(ABANDON)
@@ -220,32 +220,32 @@ exact = pytest.mark.skipif(not EXACT, reason="this Python can lose a lock betwee
 
 
 @pytest.fixture
-def interrupted():
+def interruptible():
     # Not where coverage is measured: the interrupts would hit the code that measures.
     with Child(env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}) as child:
         child.do(INTERRUPT)
         yield child
 
 
-def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, interrupted, long):
+def test_interrupts_at_random_moments_lose_no_socket_file_and_no_lock(path, interruptible, long):
     turns = 300 if long else 100
     lost = 0
-    interrupted.do(LOSES)
+    interruptible.do(LOSES)
     for _ in range(turns):
-        with interrupted.fork() as starter:
+        with interruptible.fork() as starter:
             lost += starter.value("loses(path)", path=path)
         start_and_close(path)
     assert lost <= (0 if EXACT else turns / 20)  # a guard made after bind loses every other one
 
 
 @exact
-def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interrupted, long):
+def test_interrupts_at_random_moments_in_a_close_leave_no_lock(path, interruptible, long):
     parts, turns = 10 if long else 3, 300  # of all at once, a busy machine would not see the end in time
-    assert sum(interrupted.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts)) == 0
+    assert sum(interruptible.do(CLOSES, path=f"{path}{part}.", turns=turns) for part in range(parts)) == 0
 
 
 @exact
-def test_interrupts_at_random_moments_end_a_wait_at_once(path, interrupted, long):
+def test_interrupts_at_random_moments_end_a_wait_at_once(path, interruptible, long):
     parts, turns = 10 if long else 3, 200
     with unixsock.bind_exclusive(path)[1]:
-        assert sum(interrupted.do(WAITS, path=path, turns=turns) for _ in range(parts)) == 0
+        assert sum(interruptible.do(WAITS, path=path, turns=turns) for _ in range(parts)) == 0

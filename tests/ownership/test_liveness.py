@@ -1,4 +1,4 @@
-"""Is anyone there? Each answer of the kernel about a server without the lock, who notices nothing of the question."""
+"""Is anyone there? Each answer of the kernel about a server without the lock, which notices nothing of it."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ import socket
 import pytest
 
 import unixsock
-from observed import BOUND, TYPES, each_type, leave_stale, raised_by, reaches, refused, standing, start_and_close
+from observed import BOUND, TYPES, each_type, expect_refusal, leave_stale, raised_by, reaches, snapshot, start_and_close
 from system_calls import before, instead
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -77,22 +77,22 @@ def arrived(server):
 
 @each_type
 @pytest.mark.parametrize(("state", "of_server"), STATES, ids=name_of)
-def test_a_bound_server_keeps_its_name_and_nothing_reaches_it(path, state, of_server, kind):
+def test_a_bound_server_keeps_its_path_and_nothing_reaches_it(path, state, of_server, kind):
     with state(path, of_server) as (server, clients):
-        before = standing(path)
-        refused(path, BOUND, type=kind)
-        assert standing(path) == before
+        unchanged = snapshot(path)
+        expect_refusal(path, BOUND, type=kind)
+        assert snapshot(path) == unchanged
         assert arrived(server) == clients
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll(7)")
 @pytest.mark.parametrize(("state", "kind"), STATES)
-def test_being_asked_raises_no_event_at_the_server(path, state, kind):
+def test_a_probe_raises_no_event_at_the_server(path, state, kind):
     with state(path, kind) as (server, _), select.epoll() as events:
         events.register(server, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         events.poll(0)  # what there was before
         for _ in range(20):
-            refused(path, BOUND)
+            expect_refusal(path, BOUND)
         assert events.poll(0) == []
 
 
@@ -101,14 +101,14 @@ def test_a_listener_in_flight_over_scm_rights_is_live(path):
     with ours, theirs:
         with listening(path, STREAM) as (server, _):
             socket.send_fds(ours, [b"."], [server.fileno()])
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
         [descriptor] = socket.recv_fds(theirs, 1, 1)[1]
         with socket.socket(fileno=descriptor) as received:
             assert reaches(path, received)
     start_and_close(path)
 
 
-def test_a_listener_in_flight_that_nobody_received_is_dead(path):
+def test_a_socket_file_whose_listener_in_flight_nobody_received_is_stale(path):
     ours, theirs = socket.socketpair()
     with ours, theirs, listening(path, STREAM) as (server, _):
         socket.send_fds(ours, [b"."], [server.fileno()])
@@ -126,21 +126,21 @@ def test_connections_that_outlive_their_listener_are_not_live(path):
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_server_that_may_not_be_asked_is_taken_neither_for_live_nor_for_dead(path, directory, user, alive):
+def test_what_may_not_be_probed_is_taken_neither_for_live_nor_for_stale(path, directory, user, alive):
     directory.chmod(0o777)
     with bound(path, STREAM) as (server, _):
         os.chmod(path, 0o555)
         if not alive:
             server.close()
-        before = standing(path)
+        unchanged = snapshot(path)
         assert raised_by(user, path) == ("PermissionError", errno.EACCES, path)
-        assert standing(path) == before
+        assert snapshot(path) == unchanged
 
 
 @pytest.mark.parametrize(
     ("call", "nth"), [("os.rename", 1), ("socket.connect_ex", 1), ("socket.connect_ex", 2), ("os.unlink", 1)]
 )
-def test_a_name_that_goes_meanwhile_is_not_in_the_way(path, call, nth):
+def test_a_socket_file_that_goes_meanwhile_is_not_in_the_way(path, call, nth):
     def vanish(_):
         numbers.append(call)
         if len(numbers) == nth:
@@ -156,7 +156,7 @@ def test_a_name_that_goes_meanwhile_is_not_in_the_way(path, call, nth):
 
 
 @pytest.mark.parametrize("clients", [0, 1])  # 1 fills the backlog
-def test_a_server_that_comes_before_the_second_probe_keeps_its_name(path, clients):
+def test_a_server_that_comes_before_the_second_probe_keeps_its_path(path, clients):
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
 
         def come(call):
@@ -169,11 +169,11 @@ def test_a_server_that_comes_before_the_second_probe_keeps_its_name(path, client
 
         leave_stale(path)
         with before("socket.connect_ex", come, times=2):
-            refused(path, BOUND)
+            expect_refusal(path, BOUND)
         assert os.path.exists(path)
 
 
-def test_a_server_that_comes_after_a_probe_has_found_no_name_keeps_its_own(path):
+def test_a_server_that_comes_after_a_probe_has_found_no_socket_file_keeps_its_path(path):
     with socket.socket(socket.AF_UNIX) as server:
 
         def gone_and_come(call):
@@ -187,7 +187,7 @@ def test_a_server_that_comes_after_a_probe_has_found_no_name_keeps_its_own(path)
 
         leave_stale(path)
         with instead("socket.connect_ex", gone_and_come):
-            refused(path, BOUND)
+            expect_refusal(path, BOUND)
         assert reaches(path, server)
 
 
@@ -208,7 +208,7 @@ def test_whatever_stands_for_socket_socket_the_probes_are_the_interpreters_own(p
         with guard:
             assert type(sock) is Replaced
         assert not os.path.exists(path)
-        refused(path + ".live", BOUND)
+        expect_refusal(path + ".live", BOUND)
 
 
 @pytest.mark.parametrize("default", [None, 0.0, 20.0])
@@ -226,8 +226,8 @@ def test_a_probe_never_waits_whatever_the_default_timeout_of_sockets(path, defau
     assert waits == {(DGRAM, default), (STREAM, 0)}  # connect(2) of a datagram socket has nothing to wait for
 
 
-# From here on the kernel is one that is not at hand: gVisor, or one with a security module. The name is a dead one,
-# which a wrong verdict would remove.
+# From here on the kernel is one that is not at hand: gVisor, or one with a security module. The socket file is a
+# stale one, which a wrong verdict would remove.
 
 
 def answers(datagram, stream):
@@ -236,10 +236,10 @@ def answers(datagram, stream):
 
 
 @pytest.mark.parametrize("stream", [0, errno.EAGAIN, errno.EPROTOTYPE])
-def test_where_a_datagram_socket_is_refused_by_the_living_the_second_probe_finds_them(path, stream):
+def test_a_live_stream_socket_that_refuses_the_datagram_probe_is_found_by_the_second(path, stream):
     leave_stale(path)
     with answers(errno.ECONNREFUSED, stream):
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
     assert os.path.exists(path)
 
 

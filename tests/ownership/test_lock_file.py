@@ -12,12 +12,12 @@ from observed import (
     BIND,
     BOUND,
     ODD_FILES,
+    expect_refusal,
     leave_stale,
     on_linux,
     raised_by,
     reaches,
-    refused,
-    standing,
+    snapshot,
     start_and_close,
 )
 from system_calls import before
@@ -49,11 +49,11 @@ each_way = pytest.mark.parametrize("gone", [removed, replaced])
 
 
 @each_way
-def test_without_its_lock_file_a_live_server_still_keeps_its_name(directory, path, lock_path, gone):
+def test_without_its_lock_file_a_live_server_still_keeps_its_path(directory, path, lock_path, gone):
     sock, guard = unixsock.bind_exclusive(path)
     with guard:
         gone(lock_path)
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
         assert reaches(path, sock)
     assert os.listdir(directory) == ["a.sock.lock"]
 
@@ -64,7 +64,7 @@ def test_a_lock_on_a_file_that_went_before_flock_is_not_taken_for_the_lock(path,
         _, guard = unixsock.bind_exclusive(path)
     with guard:
         assert in_place(guard)
-        refused(path)
+        expect_refusal(path)
 
 
 def test_a_link_to_the_lock_that_is_put_in_its_place_before_flock_is_not_followed(directory, path, lock_path):
@@ -112,29 +112,29 @@ def test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once(directory
     make, kind = PLANTED[planted]
     (directory / "file").write_text("precious")
     make(lock_path)
-    before = standing(directory), os.lstat(lock_path)
+    unchanged = snapshot(directory), os.lstat(lock_path)
     with pytest.raises(OSError, match=f"Lock file is {kind}, .*; move it or use another path") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.errno in WRONG_KIND
     assert refusal.value.filename == lock_path
-    assert (standing(directory), os.lstat(lock_path)) == before
+    assert (snapshot(directory), os.lstat(lock_path)) == unchanged
 
 
 def test_the_lock_file_is_never_written_re_moded_or_unlinked(path, lock_path):
     with open(lock_path, "w") as file:
         file.write("somebody's notes")
     os.chmod(lock_path, 0o640)
-    unchanged = standing(lock_path)
+    unchanged = snapshot(lock_path)
     with unixsock.bind_exclusive(path, mode=0o666)[1]:
-        refused(path)
+        expect_refusal(path)
     with Child() as owner:
         owner.do(BIND, path=path)
         owner.kill()
     start_and_close(path)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        refused(path, BOUND)
-    assert standing(lock_path) == unchanged
+        expect_refusal(path, BOUND)
+    assert snapshot(lock_path) == unchanged
     with open(lock_path) as file:
         assert file.read() == "somebody's notes"
 
@@ -149,7 +149,7 @@ def test_a_lock_file_that_exists_is_opened_without_o_creat(path, lock_path):
         start_and_close(path)
         start_and_close(path)
     usual = flags[0]
-    # Missing, made, opened again by the close; then by a start and its close.
+    # Missing, made, opened again by the close; then by the next call and its close.
     assert flags == [usual, usual | os.O_CREAT | os.O_EXCL, usual, usual, usual]
     assert not usual & (os.O_CREAT | os.O_TRUNC)
 
@@ -184,6 +184,6 @@ def test_a_lease_on_the_lock_file_counts_as_taken(path, lock_path):
             holder.do("fcntl.fcntl(file, 1024, fcntl.F_WRLCK)")  # F_SETLEASE
         except ChildError as error:
             pytest.skip(f"no leases on this filesystem: {error}")
-        assert refused(path, "taken by another").owner_pid is None
+        assert expect_refusal(path, "taken by another").owner_pid is None
         holder.kill()
     start_and_close(path)

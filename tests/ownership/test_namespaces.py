@@ -13,7 +13,7 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, START, on_linux, raised_by, refused, start_and_close
+from observed import BIND, BOUND, START, expect_refusal, on_linux, raised_by, start_and_close
 
 pytestmark = on_linux
 
@@ -22,7 +22,7 @@ ENTER = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 KINDS = {"mount": 0x00020000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
-PRIVATE, BIND = 0x44000, 0x1000
+MS_PRIVATE, MS_BIND = 0x44000, 0x1000
 def checked(result):
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -38,7 +38,7 @@ try:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     if "mount" in kinds:
-        mount("none", "/", flags=PRIVATE)
+        mount("none", "/", flags=MS_PRIVATE)
 except OSError as error:
     _ = str(error)
 """
@@ -81,7 +81,7 @@ def test_an_owner_outside_the_pid_namespace_refuses_those_inside_who_are_not_tol
 def test_an_owner_inside_the_pid_namespace_is_named_by_the_pid_that_it_has_outside(path):
     with Child() as outer, inside(outer) as inner:
         inner.do(BIND, path=path)
-        assert refused(path).owner_pid == inner.pid
+        assert expect_refusal(path).owner_pid == inner.pid
         assert inner.do(START) == ["refused", 1]  # its own, as it knows it
         with Child() as client:
             assert serves(inner, client, path)
@@ -98,7 +98,7 @@ def test_with_the_proc_of_another_pid_namespace_no_foreign_pid_is_told(path):
                 assert second.do(START, path=path) == ["refused", None]
                 second.kill()
                 outer.do("os.wait()")  # the first process of a namespace ends after all others
-            assert refused(path).owner_pid == owner.pid
+            assert expect_refusal(path).owner_pid == owner.pid
 
 
 def test_inside_a_pid_namespace_an_owner_that_has_ended_is_not_named_when_only_a_fork_of_it_holds_on(path):
@@ -117,13 +117,13 @@ def test_a_directory_that_is_mounted_elsewhere_too_has_one_owner_by_both_paths(d
     (directory / "other").mkdir()
     with Child() as owner, Child() as second:
         enter(second, "mount")
-        second.do("mount(data, other, flags=BIND)", data=str(directory / "data"), other=str(directory / "other"))
+        second.do("mount(data, other, flags=MS_BIND)", data=str(directory / "data"), other=str(directory / "other"))
         owner.do(BIND, path=str(directory / "data" / "a.sock"))
         assert second.do(START, path=str(directory / "other" / "a.sock")) == ["refused", owner.pid]
         assert serves(owner, second, str(directory / "other" / "a.sock"))
         owner.kill()
-        second.do(BIND)  # over the dead name
-        assert refused(str(directory / "data" / "a.sock")).owner_pid == second.pid
+        second.do(BIND)  # over the stale socket file
+        assert expect_refusal(str(directory / "data" / "a.sock")).owner_pid == second.pid
 
 
 def test_a_socket_that_is_mounted_by_itself_keeps_its_server_but_has_a_lock_of_its_own(directory, path):
@@ -133,7 +133,7 @@ def test_a_socket_that_is_mounted_by_itself_keeps_its_server_but_has_a_lock_of_i
     with Child() as owner, Child() as second:
         owner.do(BIND, path=path)
         enter(second, "mount")
-        second.do("mount(socket_file, mounted, flags=BIND)", socket_file=path, mounted=str(mounted))
+        second.do("mount(socket_file, mounted, flags=MS_BIND)", socket_file=path, mounted=str(mounted))
         assert serves(owner, second, str(mounted))
         assert second.do(START, path=str(mounted)) == ["refused", None]  # by the server, not by its lock
         owner.kill()
@@ -153,12 +153,12 @@ def test_a_path_has_one_owner_across_namespaces_and_is_reached_from_each(path, k
 
 
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
-def test_a_server_without_the_lock_in_another_network_namespace_keeps_its_name(path, kind):
+def test_a_server_without_the_lock_in_another_network_namespace_keeps_its_path(path, kind):
     with Child() as server:
         enter(server, "net")
         server.do("sock = socket.socket(socket.AF_UNIX, getattr(socket, kind))\nsock.bind(path)", kind=kind, path=path)
         inode = os.stat(path).st_ino
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
         assert os.stat(path).st_ino == inode
 
 
@@ -170,11 +170,11 @@ def test_an_abstract_name_can_be_had_once_in_each_network_namespace_and_is_reach
         with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
             client.connect("\0" + name)
         with unixsock.bind_abstract(name)[1]:
-            refused(name, "abstract name", unixsock.bind_abstract)
+            expect_refusal(name, "abstract name", unixsock.bind_abstract)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a lock file of another user")
-def test_roots_name_in_a_user_namespace_gives_no_right_to_the_lock_file_of_another_user(directory, path, user):
+def test_being_root_in_a_user_namespace_gives_no_right_to_the_lock_file_of_another_user(directory, path, user):
     start_and_close(path)
     directory.chmod(0o777)
     enter(user, "user")

@@ -10,8 +10,8 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, each_type, on_linux, reaches, refused, standing, start_and_close
-from system_calls import failing, instead
+from observed import BIND, each_type, expect_refusal, on_linux, reaches, snapshot, start_and_close
+from system_calls import fails_with, instead
 
 # proc_ns.h: the first pid namespace has this inode.
 IN_FIRST_PID_NAMESPACE = sys.platform == "linux" and os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
@@ -25,12 +25,12 @@ def told(pid):
 def test_another_process_is_refused_told_the_owners_pid_and_leaves_everything_as_it_is(directory, path):
     with Child() as first:
         first.do(BIND, path=path)
-        before = standing(directory)
-        error = refused(path)
+        unchanged = snapshot(directory)
+        error = expect_refusal(path)
         assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, told(first.pid))
         assert bool(re.search(rf"\bpid {first.pid}\b", error.strerror)) == (error.owner_pid is not None)
         assert (error.__cause__, error.__suppress_context__) == (None, True)
-        assert standing(directory) == before
+        assert snapshot(directory) == unchanged
         first.do("sock.settimeout(0)")
         with pytest.raises(ChildError, match="BlockingIOError"):
             first.do("sock.accept()")  # no phantom client waits there
@@ -40,17 +40,18 @@ def test_another_process_is_refused_told_the_owners_pid_and_leaves_everything_as
 @each_type
 def test_the_same_process_is_refused_and_told_its_own_pid(path, kind):
     with unixsock.bind_exclusive(path)[1] as guard:
-        error = refused(path, type=kind)
+        error = expect_refusal(path, type=kind)
         assert error.owner_pid == told(os.getpid())
         assert (f"this process, pid {os.getpid()}" in error.strerror) == (error.owner_pid is not None)
-        assert refused(os.fsencode(path)).owner_pid == told(os.getpid())  # the first refusal has not closed the lock
+        again = expect_refusal(os.fsencode(path))  # the first refusal has not closed the lock
+        assert again.owner_pid == told(os.getpid())
         assert not guard.closed
         with Child() as other, pytest.raises(ChildError, match="taken by") as refusal:
             other.do("unixsock.bind_exclusive(path)", path=path)
         assert "this process" not in str(refusal.value)
     with open(path + ".lock") as lock_of_another_library:
         fcntl.flock(lock_of_another_library, fcntl.LOCK_EX)
-        assert refused(path).owner_pid == told(os.getpid())
+        assert expect_refusal(path).owner_pid == told(os.getpid())
     start_and_close(path)
 
 
@@ -59,10 +60,10 @@ def test_after_a_fork_the_owner_is_who_took_the_lock_and_said_to_have_ended_once
         taker.do(BIND, path=path)
         with taker.fork():
             taker.do("guard.close()")
-            assert refused(path).owner_pid == told(taker.pid)
-            assert "ended" not in str(refused(path))
+            assert expect_refusal(path).owner_pid == told(taker.pid)
+            assert "ended" not in str(expect_refusal(path))
             taker.kill()
-            error = refused(path)
+            error = expect_refusal(path)
             # In a pid namespace other than the first, a process that has ended has no number any more.
             assert error.owner_pid == (told(taker.pid) if IN_FIRST_PID_NAMESPACE else None)
             shown = f"pid {taker.pid}, which has ended; the lock is still held: fuser {path + '.lock'!r}"
@@ -74,21 +75,21 @@ def test_after_a_fork_the_owner_is_who_took_the_lock_and_said_to_have_ended_once
 def test_an_owner_that_may_not_be_signalled_has_not_ended(path, code):
     def refuse(call):
         assert call.args == (owner.pid, 0)
-        failing(code)(call)
+        fails_with(code)(call)
 
     with Child() as owner:
         owner.do(BIND, path=path)
         with instead("os.kill", refuse):
-            assert "ended" not in str(refused(path))
+            assert "ended" not in str(expect_refusal(path))
 
 
 def test_a_refusal_says_when_the_owners_socket_file_was_deleted(path):
     with unixsock.bind_exclusive(path)[1]:
-        assert "no socket file" not in str(refused(path))
+        assert "no socket file" not in str(expect_refusal(path))
         os.unlink(path)
-        assert "no socket file is there" in str(refused(path))
-        with instead("os.lstat", lambda call: failing(errno.EACCES)(call) if call.args == (path,) else call.run()):
-            assert "no socket file" not in str(refused(path))  # not known
+        assert "no socket file is there" in str(expect_refusal(path))
+        with instead("os.lstat", lambda call: fails_with(errno.EACCES)(call) if call.args == (path,) else call.run()):
+            assert "no socket file" not in str(expect_refusal(path))  # not known
 
 
 # Lines of proc(5)'s /proc/locks about the lock file, but the last two: those are about another on the same device.
@@ -116,7 +117,7 @@ def owner_by(directory, path, *lines):
             text = "".join(f"{number}: {line} 0 EOF\n".format(**where) for number, line in enumerate(lines))
             (directory / "locks").write_text(text)
         with instead("open", read_ours), instead("os.open", read_ours):
-            return refused(path).owner_pid
+            return expect_refusal(path).owner_pid
 
 
 @on_linux
@@ -131,7 +132,7 @@ def test_a_lock_of_another_kind_or_on_another_file_does_not_make_an_owner(direct
 @on_linux
 def test_a_pid_of_another_pid_namespace_is_not_named(path):
     with unixsock.bind_exclusive(path)[1], instead("os.readlink", lambda _: "1"):  # where /proc/self leads to there
-        assert refused(path).owner_pid is None
+        assert expect_refusal(path).owner_pid is None
 
 
 @pytest.mark.parametrize("lines", [[], ["FLOCK  ADVISORY  WRITE 0 {device}:{inode}"]], ids=["no table", "no pid here"])

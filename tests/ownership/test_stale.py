@@ -1,4 +1,4 @@
-"""What a crash left behind is cleared by the next start; what somebody bound meanwhile is not."""
+"""What a crash left behind is cleared by the next owner; what somebody bound meanwhile is not."""
 
 import os
 import socket
@@ -8,13 +8,13 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import BIND, BOUND, TYPES, assert_serves, each_type, leave_stale, reaches, refused, start_and_close
+from observed import BIND, BOUND, TYPES, assert_serves, each_type, expect_refusal, leave_stale, reaches, start_and_close
 from system_calls import after, before, instead
 
 
 @each_type
 @pytest.mark.parametrize("left", TYPES)
-def test_a_stale_name_of_each_type_is_cleared_by_each_type(path, left, kind):
+def test_a_stale_socket_file_of_each_type_is_cleared_by_each_type(path, left, kind):
     leave_stale(path, left)
     sock, guard = unixsock.bind_exclusive(path, type=kind)
     with guard:
@@ -22,7 +22,7 @@ def test_a_stale_name_of_each_type_is_cleared_by_each_type(path, left, kind):
     assert not os.path.exists(path)
 
 
-def test_a_killed_owner_leaves_a_name_that_is_cleared_and_a_lock_file_that_is_used_again(path):
+def test_a_killed_owner_leaves_a_socket_file_that_is_cleared_and_a_lock_file_that_is_used_again(path):
     with Child() as owner:
         owner.do(BIND, path=path)
         owner.kill()
@@ -33,13 +33,13 @@ def test_a_killed_owner_leaves_a_name_that_is_cleared_and_a_lock_file_that_is_us
 
 
 @each_type
-def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_name(path, kind):
+def test_who_binds_without_the_lock_right_after_the_clearing_keeps_the_path(path, kind):
     leave_stale(path)
-    with socket.socket(socket.AF_UNIX) as stranger:
-        with before("socket.bind", lambda _: stranger.bind(path)):
-            refused(path, BOUND, type=kind)
-        stranger.listen()
-        assert reaches(path, stranger)
+    with socket.socket(socket.AF_UNIX) as other:
+        with before("socket.bind", lambda _: other.bind(path)):
+            expect_refusal(path, BOUND, type=kind)
+        other.listen()
+        assert reaches(path, other)
     start_and_close(path)
 
 
@@ -69,7 +69,7 @@ def test_a_server_that_bound_over_a_stale_socket_file_keeps_its_path(path):
     leave_stale(path)
     with socket.socket(socket.AF_UNIX) as server:
         with after_the_probe(bind):
-            refused(path, BOUND)
+            expect_refusal(path, BOUND)
         assert reaches(path, server)
 
 
@@ -82,7 +82,7 @@ def test_the_inode_number_alone_does_not_make_it_the_same_socket_file(path):
 
     leave_stale(path)
     with after_the_probe(touch):
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
     start_and_close(path)
 
 
@@ -95,5 +95,5 @@ def test_an_earlier_time_does_not_make_it_the_same_socket_file_either(path):
     probed = []
     leave_stale(path)
     with after_the_probe(lambda: probed.append(True)), instead("os.lstat", earlier):
-        refused(path, BOUND)
+        expect_refusal(path, BOUND)
     start_and_close(path)

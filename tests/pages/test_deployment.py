@@ -122,7 +122,7 @@ def test_exec_that_cannot_run_the_command_leaves_no_socket_file(command, status,
 def test_the_pages_commands_find_who_is_the_reason_of_a_refusal(path, owns):
     with Child() as owner:
         owner.do(owns, path=path)
-        observed.refused(path, BOUND if "DGRAM" in owns else TAKEN)
+        observed.expect_refusal(path, BOUND if "DGRAM" in owns else TAKEN)
         command = block("fuser").replace("/run/app/app.sock", path)
         run = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=PATIENCE, check=True)
     fuser, ss = run.stdout.split("Netid")

@@ -81,7 +81,7 @@ class Child:
         return not select.select([self._channel], [], [], 0)[0]
 
     def give_up_root(self):
-        """Be an ordinary user from here on, also where root runs the tests."""
+        """Be an ordinary user from here on, even if root runs the tests."""
         self.do("if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)")
 
     def fork(self):
@@ -171,6 +171,6 @@ if __name__ == "__main__":
 
     names = {name: sys.modules[name] for name in ("os", "signal", "socket", "sys")}
     names["unixsock"] = unixsock
-    serving = socket.socket(fileno=int(sys.argv[1]))
-    while serving:
-        serving = _serve(serving, names)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    while channel:
+        channel = _serve(channel, names)

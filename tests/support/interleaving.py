@@ -25,7 +25,7 @@ from system_calls import Call, intercepted
 # open file that is so but for its link count, which the package does not use.
 PRIVATE = {"socket.socket", "socket.settimeout", "os.fstat"}
 
-# What changes neither the name nor the lock file.
+# What changes neither the socket file nor the lock file.
 LEAVES_FILES = {*PRIVATE, "os.lstat", "os.close", "fcntl.flock", "socket.connect_ex", "socket.listen", "socket.close"}
 
 # What needs the directory's lock: bind(2) holds it from before its file is there until its socket can be found there.
@@ -46,7 +46,7 @@ def bind_and_close(run, me):
         me.guard.close()
 
 
-# Those that know nothing of the lock:
+# Those without the lock:
 
 
 def only_bind(run, me):
@@ -100,7 +100,7 @@ class Actor:
         self.name = does.__name__
         self.ours = does in OURS
         self.baton = queue.SimpleQueue()
-        self.started = self.ended = self.dead = False
+        self.started = self.ended = self.killed = False
         self.next_call = None
         # By number or socket, what each holds: the file that is locked or bound, and whether it listens. As the package
         # opens them, the lowest comes first.
@@ -110,32 +110,32 @@ class Actor:
         self.history = 0  # stands for its calls so far and their outcomes, and so for where its code is
         # What those without the lock have done to it:
         self.orphaned = False  # removed its lock file since it locked it
-        self.freed = False  # unlinked the name after it had looked
-        self.lost = False  # unlinked the name while it led here
+        self.freed = False  # unlinked the socket file after it had looked
+        self.lost = False  # unlinked the socket file while it led here
 
     @property
     def state(self):
         """What its future depends on: its calls and their outcomes; what it holds, once it makes no call any more."""
-        if self.dead or self.ended:
+        if self.killed or self.ended:
             held = tuple([tuple(held) for held in self.descriptors.values()])
-            return self.dead, self.owns, held, self.orphaned, self.lost
+            return self.killed, self.owns, held, self.orphaned, self.lost
         return self.history, self.orphaned, self.freed, self.lost
 
     @property
     def over(self):
-        return not self.descriptors if self.dead else self.ended
+        return not self.descriptors if self.killed else self.ended
 
     @property
     def mortal(self):
-        return self.started and not self.dead and not (self.ended and not self.descriptors)
+        return self.started and not self.killed and not (self.ended and not self.descriptors)
 
     @property
     def owns(self):
-        return self.guard is not None and not self.dead and self.sock in self.descriptors
+        return self.guard is not None and not self.killed and self.sock in self.descriptors
 
 
 class Place:
-    """A name and its lock file: what stands there, and the faults that must not happen."""
+    """A path and its lock file: what stands there, and the faults that must not happen."""
 
     def __init__(self, directory, start, actors):
         self.path = f"{directory}/a"
@@ -148,35 +148,35 @@ class Place:
             if os.path.lexists(path):
                 os.unlink(path)
         if start != "free":
-            with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(self.path)
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(self.path)
         if start == "stale":
             os.close(os.open(self.lock_path, os.O_CREAT | os.O_RDWR, 0o600))
-        self.name, self.lock_file = _inode(self.path), _inode(self.lock_path)
+        self.socket_file, self.lock_file = _inode(self.path), _inode(self.lock_path)
         # Of inodes, the same in each run.
-        self.labels = {self.name: "found", self.lock_file: "found", None: None}
+        self.labels = {self.socket_file: "found", self.lock_file: "found", None: None}
 
     def changed_by(self, actor):
         """See what the call of `actor` has done."""
-        before, self.name = self.name, _inode(self.path)
-        if self.name != before:
-            self._made(actor, self.name)
-            if self.name is None and not actor.ours:
+        previous, self.socket_file = self.socket_file, _inode(self.path)
+        if self.socket_file != previous:
+            self._made(actor, self.socket_file)
+            if self.socket_file is None and not actor.ours:
                 for other in self.actors:
                     other.freed = True
-            if before in self.live:
-                victim = self.live[before][0]
+            if previous in self.live:
+                victim = self.live[previous][0]
                 if actor.ours:
                     excused = actor.freed or actor.orphaned or victim.orphaned
                     self._blame(f"{actor.name} unlinked the live socket of {victim.name}", excused=excused)
                 else:
                     victim.lost = True
-        before, self.lock_file = self.lock_file, _inode(self.lock_path)
-        if self.lock_file != before:
+        previous, self.lock_file = self.lock_file, _inode(self.lock_path)
+        if self.lock_file != previous:
             self._made(actor, self.lock_file)
             if not actor.ours:
                 for other in self.actors:
-                    other.orphaned |= any(self.labels[before] in held for held in other.descriptors.values())
+                    other.orphaned |= any(self.labels[previous] in held for held in other.descriptors.values())
 
     def check_owners(self):
         owners = [actor for actor in self.actors if actor.owns]
@@ -184,11 +184,11 @@ class Place:
             excused = any(owner.orphaned for owner in owners)
             self._blame(f"two owners: {' and '.join(owner.name for owner in owners)}", excused=excused)
         for owner in owners:
-            if not owner.lost and self.live.get(self.name, [None])[0] is not owner:
-                self._blame(f"the name of {owner.name} leads elsewhere", excused=False)
+            if not owner.lost and self.live.get(self.socket_file, [None])[0] is not owner:
+                self._blame(f"the path of {owner.name} leads elsewhere", excused=False)
 
     def check_connection(self):
-        """A client that connects to the name reaches its owner."""
+        """A client that connects to the path reaches its owner."""
         for owner in self.actors:
             if owner.owns and not owner.lost and not self.limit and not self.faults:
                 owner.sock.settimeout(0)
@@ -199,14 +199,14 @@ class Place:
                 except OSError as error:
                     self.faults.append(f"a client does not reach {owner.name}: {error!r}")
 
-    def check_new_start(self):
-        """Once all have gone, a new start succeeds, and its end leaves nothing."""
+    def check_free(self):
+        """Once all have gone, the path can be bound again, and the close leaves nothing."""
         try:
             unixsock.bind_exclusive(self.path)[1].close()
         except OSError as error:
-            self.faults.append(f"all have gone, and yet a new start fails: {error!r}")
+            self.faults.append(f"all have gone, and yet the path cannot be bound: {error!r}")
         if os.path.lexists(self.path):
-            self.faults.append("all have gone, and yet the name is there")
+            self.faults.append("all have gone, and yet the socket file is there")
 
     def _made(self, actor, inode):
         if inode is not None:
@@ -224,7 +224,7 @@ class Place:
 class Run:
     """One schedule: first the steps `given`, then the actor that runs goes on until it ends.
 
-    A step is an actor's index, and whether it is dead; the first such step kills it.
+    A step is an actor's index, and whether it has been killed; the first such step kills it.
     """
 
     def __init__(self, threads, directory, actors, start, given=(), search=None):
@@ -247,7 +247,8 @@ class Run:
     @property
     def name(self):
         order = ",".join(
-            f"{index}{'!' if dead else ''}x{len(list(steps))}" for (index, dead), steps in itertools.groupby(self.steps)
+            f"{index}{'!' if killed else ''}x{len(list(steps))}"
+            for (index, killed), steps in itertools.groupby(self.steps)
         )
         return f"{'+'.join(actor.name for actor in self.actors)}@{self.start}:{order}"
 
@@ -268,7 +269,7 @@ class Run:
         if not self.cut_short:
             self.place.check_connection()
         for actor in self.actors:
-            actor.dead = True
+            actor.killed = True
             while actor.descriptors:
                 self._close_one(actor)
             self.running = actor  # whatever its code still calls raises Killed
@@ -280,7 +281,7 @@ class Run:
                     actor.guard.close()
         self.running = None
         if not self.cut_short:
-            self.place.check_new_start()
+            self.place.check_free()
 
     # What the calls of the actors go through.
 
@@ -288,7 +289,7 @@ class Run:
         actor = self.running
         if actor is None:
             return call.run()
-        if actor.dead:
+        if actor.killed:
             raise Killed
         if call.name == "open":
             raise FileNotFoundError(errno.ENOENT, "no table")  # /proc/locks: slow to read, and about all the machine
@@ -311,7 +312,7 @@ class Run:
         return self.hook(Call(name, function, args, {}))
 
     def _is_private(self, actor, call):
-        if call.name in ("os.close", "socket.close"):  # then, what has neither a name nor a lock
+        if call.name in ("os.close", "socket.close"):  # then, what holds neither the path nor the lock
             return not actor.descriptors.get(call.args[0])
         return call.name in PRIVATE
 
@@ -326,8 +327,8 @@ class Run:
             self.binding = actor
         elif call.name in ("socket.bind", "bind: be found"):
             self.binding = None
-            self.place.live[self.place.name] = actor, call.args[0]
-            actor.descriptors[call.args[0]].append(self.place.labels[self.place.name])
+            self.place.live[self.place.socket_file] = actor, call.args[0]
+            actor.descriptors[call.args[0]].append(self.place.labels[self.place.socket_file])
         elif call.name == "socket.listen":
             actor.descriptors[call.args[0]].append("listens")
         elif call.name == "os.lstat" and call.args[0] == self.place.path:
@@ -370,10 +371,10 @@ class Run:
             if step is None:
                 self.baton.put(None)
                 break
-            actor, dead = step
+            actor, killed = step
             self.last = actor
-            if dead:
-                actor.dead = True
+            if killed:
+                actor.killed = True
                 self._close_one(actor)
                 continue
             self.running = actor
@@ -387,7 +388,7 @@ class Run:
             break
         if me is not None and not me.ended:
             me.baton.get()
-            if me.dead:
+            if me.killed:
                 raise Killed
 
     def _live(self, actor):
@@ -405,14 +406,14 @@ class Run:
 
     def _choose(self):
         """The next step, or None at the end."""
-        options = [(actor, actor.dead) for actor in self.actors if self._can_go_on(actor)]
+        options = [(actor, actor.killed) for actor in self.actors if self._can_go_on(actor)]
         goes_on = next((option for option in options if option[0] is self.last), None)
         step = goes_on or next(iter(options), None)
         # bind(2) is not killed half-way.
         options += [(actor, True) for actor in self.actors if actor.mortal and actor is not self.binding]
         if len(self.steps) < len(self.given):
-            index, dead = self.given[len(self.steps)]
-            step = self.actors[index], dead
+            index, killed = self.given[len(self.steps)]
+            step = self.actors[index], killed
             if step not in options:
                 self.place.faults.append(f"step {len(self.steps)} cannot be made")
                 return None
@@ -433,7 +434,7 @@ class Run:
 
     def _must_wait(self, actor):
         call = actor.next_call
-        if self.binding in (None, actor) or call is None or actor.dead:
+        if self.binding in (None, actor) or call is None or actor.killed:
             return False
         return call.name in LOCKS_DIRECTORY or (call.name == "os.open" and bool(call.args[1] & os.O_CREAT))
 
@@ -482,19 +483,19 @@ class Search:
         bounded = self.switches is not None
         state = (
             tuple([actor.state for actor in run.actors]),
-            run.place.labels[run.place.name],
+            run.place.labels[run.place.socket_file],
             run.place.labels[run.place.lock_file],
             goes_on[0].index if bounded and goes_on else None,  # a switch away from it counts
         )
         if state in self._seen:
             return False
         self._seen.add(state)
-        kills = sum(actor.dead for actor in run.actors)
+        kills = sum(actor.killed for actor in run.actors)
         for other in options:
-            actor, dead = other
+            actor, killed = other
             switches = run.switches + _is_switch(other, goes_on) if bounded else 0
-            if other != step and switches < len(self._to_play) and (actor.dead or not dead or kills < self.kills):
-                self._to_play[switches].append((*run.steps, (actor.index, dead)))
+            if other != step and switches < len(self._to_play) and (actor.killed or not killed or kills < self.kills):
+                self._to_play[switches].append((*run.steps, (actor.index, killed)))
         return True
 
 
@@ -502,8 +503,8 @@ def replay(directory, name):
     """The Run of that name, after it has been played."""
     actors, start, order = re.fullmatch(r"([^@]*)@([^:]*):(.*)", name).groups()
     steps = []
-    for index, dead, count in re.findall(r"(\d+)(!?)x(\d+)", order):
-        steps += [(int(index), bool(dead))] * int(count)
+    for index, killed, count in re.findall(r"(\d+)(!?)x(\d+)", order):
+        steps += [(int(index), bool(killed))] * int(count)
     actors = actors_of(actors)
     with _Threads(len(actors)) as threads:
         run = Run(threads, directory, actors, start, steps)

@@ -17,6 +17,7 @@ if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets
     TYPES.append(socket.SOCK_SEQPACKET)
 each_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
 # What a Child is told to do.
 BIND = "sock, guard = unixsock.bind_exclusive(path)"
@@ -28,7 +29,7 @@ except unixsock.AddressInUseError as error:
     _ = ["refused", error.owner_pid]
 """
 
-# Why a start is refused: for the lock, or for a server without it. Both as the messages put it.
+# Why a path is refused: for the lock, or for a server without it. Both as the messages put it.
 TAKEN = "taken by"
 BOUND = "bound there"
 
@@ -39,15 +40,15 @@ ODD_FILES = {
     "a link to itself": (lambda path: os.symlink(os.path.basename(path), path), "a symbolic link"),
     **{
         f"a link to {target}": (lambda path, target=target: os.symlink(target, path), "a symbolic link")
-        for target in ("live.sock", "dead.sock", "file", ".", "nothing")
+        for target in ("live.sock", "stale.sock", "file", ".", "nothing")
     },
 }
 if os.geteuid() == 0:
     ODD_FILES["a device"] = lambda path: os.mknod(path, 0o20666, os.makedev(1, 3)), "a device"
 
 
-def refused(path, why=TAKEN, bind=unixsock.bind_exclusive, **options):
-    """The error that a new start meets."""
+def expect_refusal(path, why=TAKEN, bind=unixsock.bind_exclusive, **options):
+    """Nobody else gets the address. Return the error that says so."""
     with pytest.raises(unixsock.AddressInUseError, match=why) as refusal:
         bind(path, **options)
     assert refusal.value.owner_pid is None or why == TAKEN
@@ -55,14 +56,14 @@ def refused(path, why=TAKEN, bind=unixsock.bind_exclusive, **options):
 
 
 def raised_by(child, path, **options):
-    """The name, the errno and the filename of the error that a start of that Child meets."""
+    """The class, the errno and the filename of the error that bind_exclusive raises in that Child."""
     with pytest.raises(ChildError) as failure:
         child.do("unixsock.bind_exclusive(path, **options)", path=path, options=options)
     return failure.value.kind, failure.value.errno, failure.value.filename
 
 
 def start_and_close(path, **options):
-    """A new start succeeds, and its end leaves the lock file alone."""
+    """The path is free: it can be bound, and closing removes the socket file."""
     try:
         _, guard = unixsock.bind_exclusive(path, **options)
     except unixsock.AddressInUseError as error:
@@ -97,18 +98,18 @@ def assert_serves(sock, kind, address):
 
 
 def leave_stale(path, kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_UNIX, kind) as dead:
-        dead.bind(os.fspath(path))
+    with socket.socket(socket.AF_UNIX, kind) as left:
+        left.bind(os.fspath(path))
 
 
-def standing(path):
+def snapshot(path):
     """All that could change about a file, but for its access time; about what is in a directory, but for the lock."""
     file = os.lstat(path)
     seen = [
         getattr(file, f"st_{name}") for name in ["ino", "mode", "nlink", "uid", "gid", "size", "mtime_ns", "ctime_ns"]
     ]
     if os.path.isdir(path) and not os.path.islink(path):
-        return {name: standing(os.path.join(path, name)) for name in os.listdir(path) if name != "a.sock.lock"}
+        return {name: snapshot(os.path.join(path, name)) for name in os.listdir(path) if name != "a.sock.lock"}
     return seen
 
 

@@ -79,17 +79,17 @@ def intercepted(hook):
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "unixsock":
             names = vars(module)
-            before = {key: value for key, value in names.items() if id(value) in _REPLACEMENTS}
-            changed.append((names, before))
-            names.update({key: _REPLACEMENTS[id(value)] for key, value in before.items()})
+            originals = {key: value for key, value in names.items() if id(value) in _REPLACEMENTS}
+            changed.append((names, originals))
+            names.update({key: _REPLACEMENTS[id(value)] for key, value in originals.items()})
             names.setdefault("open", _REPLACEMENTS[id(open)])
     try:
         yield
     finally:
         _hooks.remove(hook)
-        for names, before in changed:
-            names.update(before)
-            if before and not _hooks:
+        for names, originals in changed:
+            names.update(originals)
+            if originals and not _hooks:
                 del names["open"]
 
 
@@ -121,7 +121,7 @@ def after(name, does):
     return instead(name, answer)
 
 
-def failing(code):
+def fails_with(code):
     """For instead(): the call fails with this errno."""
 
     def answer(call):

@@ -21,12 +21,12 @@ from system_calls import Call, intercepted
 
 
 class State(threading.local):
-    """Of this thread's start or close."""
+    """Of this thread's bind_exclusive or close."""
 
     starting = closing = False
-    lock = None  # the lock file's descriptor, once this start or close has opened it
+    lock = None  # the lock file's descriptor, once this call has opened it
     address = directory = None  # what was bound last, and the working directory then
-    found, probed = None, False  # what lstat(2) said of the name; whether it was probed since
+    found, probed = None, False  # what lstat(2) said of the socket file; whether it was probed since
     mode = None  # that was set
 
 
@@ -55,12 +55,12 @@ def broken(name):
         return result
 
     def closing(guard):
-        before = vars(here).copy()
+        outer = vars(here).copy()
         here.closing, here.lock = True, None
         try:
             instead.get("Guard.close", close)(guard)
         finally:
-            vars(here).update({"closing": False, **before})
+            vars(here).update({"closing": False, **outer})
             while postponed and not here.closing:
                 postponed.pop().run()
 
@@ -140,7 +140,7 @@ def note_the_probe(call):
 
 
 def compared(what_is_seen):
-    """Between the probe and the unlink something else is seen of the name."""
+    """Between the probe and the unlink something else is seen of the socket file."""
 
     def look(call):
         file = call.run()
@@ -220,10 +220,10 @@ VARIANTS = {
         "os.close": close_and_unlink,
         **lock_flags(lambda flags: flags | os.O_CREAT if here.closing else flags),
     },
-    "the name cleared at close without the lock": {
+    "the path cleared at close without the lock": {
         "fcntl.flock": lambda call: None if here.closing else call.run(),
     },
-    "the name cleared at close under the guard's old lock": {
+    "the path cleared at close under the guard's old lock": {
         "fcntl.flock": lambda call: None if here.closing else call.run(),
         "os.close": lambda call: postponed.append(call) if is_own_lock(call) else call.run(),
     },
@@ -238,8 +238,8 @@ VARIANTS = {
     },
     "probing with what stands for socket.socket": {"socket.socket": lambda call: socket.socket(*call.args)},
     "no wait for a bind that is half done": {"os.rename": lambda _: None},
-    "the name not compared before its unlink": compared(lambda _: here.found),
-    "the name compared by its inode alone": compared(with_the_time_found),
+    "the socket file not compared before its unlink": compared(lambda _: here.found),
+    "the socket file compared by its inode alone": compared(with_the_time_found),
     "stat for lstat": {
         "os.lstat": lambda call: call.run() if of_lock(call) else call.other("os.stat", os.stat, *call.args)
     },
@@ -252,8 +252,8 @@ VARIANTS = {
     ),
     "a normalised path": other_paths(os.path.normpath),
     "two closers in one close": {"Guard.close": close_in_any_case},
-    "a start that fails after bind leaves its socket file": {"os.lstat": look_unless_undoing},
-    "what a signal handler raises taken for an answer of the system": {"*": take_for_an_answer},
+    "a call that fails after bind leaves its socket file": {"os.lstat": look_unless_undoing},
+    "what a signal handler raises taken for an error of a system call": {"*": take_for_an_answer},
     "a dropped guard keeps its lock": {"Guard": {"__del__": warn_only}},
     "a guard that can be copied": {"Guard": {"__reduce__": object.__reduce__}},
 }

@@ -1,11 +1,11 @@
-"""A start and a close, again and again, each time with something else done to them.
+"""Scenes for bind_exclusive and close, again and again, each time with something else done to them.
 
     with stage(directory) as path:
-        with scene(path, stale_name):
+        with scene(path, stale):
             verdict(unixsock.bind_exclusive, path, {})  # ("success", None)
 
 Leaving a scene asserts what must hold whatever was done in it: nothing that is not ours has been touched, the lock
-file is the same file, and the next start succeeds at once.
+file is the same file, and the path can be bound again at once.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ import socket
 import pytest
 
 import unixsock
-from observed import leave_stale, mode_of, reaches, standing
+from observed import leave_stale, mode_of, reaches, snapshot
 
 SUCCESS = "success"
 IN_USE = "AddressInUseError"
 UMASK = 0o077
-DEAD_MODE = 0o751  # no start makes such a name: it was there before
+STALE_MODE = 0o751  # bind_exclusive makes no such socket file: it was there before
 WIDE = 0o666  # more than the umask lets bind(2) give
 
 
-# What stands at the path when a start begins.
+# What stands at the path when bind_exclusive is called.
 
 
 @contextlib.contextmanager
@@ -40,15 +40,15 @@ def only_the_lock_file(path):
 
 
 @contextlib.contextmanager
-def stale_name(path):
+def stale(path):
     with only_the_lock_file(path):
-        dead_socket(path)
+        make_stale(path)
         yield
 
 
 @contextlib.contextmanager
-def stale_name_without_lock_file(path):
-    dead_socket(path)
+def stale_without_lock_file(path):
+    make_stale(path)
     yield
 
 
@@ -80,28 +80,27 @@ def regular_file(path):
 
 
 @contextlib.contextmanager
-def directory_in_the_way(path):
-    """Where the lock file belongs."""
+def directory_at_the_lock_path(path):
     os.mkdir(path + ".lock")
     with untouched(path + ".lock"):
         yield
     os.rmdir(path + ".lock")
 
 
-def dead_socket(path):
+def make_stale(path):
     leave_stale(path)
-    os.chmod(path, DEAD_MODE)
+    os.chmod(path, STALE_MODE)
 
 
-# What stands at the path, and how the start is called.
-STARTS = {
+# What stands at the path, and the options of the call.
+SCENES = {
     "nothing there": (nothing, {}),
     "nothing there, datagram": (nothing, {"type": socket.SOCK_DGRAM}),
     "only the lock file": (only_the_lock_file, {}),
-    "stale name": (stale_name, {}),
-    "stale name, no lock file": (stale_name_without_lock_file, {}),
-    "stale name, mode": (stale_name, {"mode": WIDE}),
-    "stale name, datagram, mode": (stale_name, {"type": socket.SOCK_DGRAM, "mode": WIDE}),
+    "stale": (stale, {}),
+    "stale, no lock file": (stale_without_lock_file, {}),
+    "stale, mode": (stale, {"mode": WIDE}),
+    "stale, datagram, mode": (stale, {"type": socket.SOCK_DGRAM, "mode": WIDE}),
     "refused: owner": (owner, {}),
     "refused: server without the lock": (server_without_the_lock, {}),
     "refused: regular file": (regular_file, {}),
@@ -113,12 +112,12 @@ STARTS = {
 
 @contextlib.contextmanager
 def stage(directory):
-    """A path in `directory`, among strangers: a file, a dead socket and a live server, to which nobody comes."""
+    """A path in `directory` beside files of others: a regular, a stale and a live one, to whose server nobody comes."""
     path = os.path.join(directory, "a.sock")
-    file, dead, live = strangers(path)
+    file, stale_socket, live = neighbours(path)
     umask = os.umask(UMASK)
     try:
-        dead_socket(dead)
+        make_stale(stale_socket)
         with regular_file(file), socket.socket(socket.AF_UNIX) as server:
             server.bind(live)
             server.listen()
@@ -131,17 +130,17 @@ def stage(directory):
         os.umask(umask)
 
 
-def strangers(path):
+def neighbours(path):
     return path + ".old", path[:-1], path + ".lock.sock"
 
 
 @contextlib.contextmanager
-def scene(path, standing):
-    """What is `standing` at the path of a stage, for one start."""
+def scene(path, setup):
+    """What `setup` puts at the path of a stage, for one call."""
     with contextlib.ExitStack() as stack:
-        for stranger in strangers(path):
-            stack.enter_context(untouched(stranger))
-        with standing(path), same_lock_file(path):
+        for neighbour in neighbours(path):
+            stack.enter_context(untouched(neighbour))
+        with setup(path), same_lock_file(path):
             yield
         with same_lock_file(path):
             sock, guard = unixsock.bind_exclusive(path)
@@ -154,9 +153,9 @@ def scene(path, standing):
 @contextlib.contextmanager
 def untouched(path):
     """Nobody replaces, removes, writes, links or re-modes the file at `path`."""
-    before = standing(path)
+    unchanged = snapshot(path)
     yield
-    assert standing(path) == before
+    assert snapshot(path) == unchanged
 
 
 @contextlib.contextmanager
@@ -170,14 +169,14 @@ def same_lock_file(path):
         yield
 
 
-# How a start and a close end.
+# How bind_exclusive and close end.
 
 
-def verdict(bind, address, how):
+def verdict(bind, address, options):
     """SUCCESS, IN_USE or the name of the errno; then the filename of the error, if there was one."""
     try:
-        with bind(address, **how)[1]:
-            assert "mode" not in how or mode_of(address) == how["mode"]
+        with bind(address, **options)[1]:
+            assert "mode" not in options or mode_of(address) == options["mode"]
     except unixsock.AddressInUseError as error:
         return IN_USE, error.filename
     except OSError as error:
