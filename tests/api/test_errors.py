@@ -14,7 +14,7 @@ import pytest
 
 import unixsock
 from children import Child
-from observed import BOUND, ODD_FILES, expect_refusal, leave_stale, on_linux, raised_by, snapshot
+from observed import BOUND, ODD_FILES, as_root, expect_refusal, leave_stale, on_linux, raised_by, snapshot
 from system_calls import fails_with, instead, intercepted
 
 OCCUPANTS = {**ODD_FILES, "an empty file": (lambda path: open(path, "x").close(), "a regular file")}
@@ -131,7 +131,7 @@ def test_a_rename_that_is_refused_names_the_path_once(path):
     assert str(refusal.value) == f"[Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: {path!r}"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's socket file")
+@as_root
 def test_another_users_stale_socket_file_in_a_sticky_directory_is_the_systems_own_error(directory, path, user):
     leave_stale(path)
     directory.chmod(0o1777)

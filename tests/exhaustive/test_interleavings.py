@@ -6,15 +6,15 @@ A fault comes with the name of its schedule: ``--schedule NAME`` plays it again.
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 
 import pytest
 
 from interleaving import OURS, STARTS, WITHOUT_LOCK, Search, actors_of, replay
+from observed import on_linux
 from variants import broken
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the two halves of bind(2) are those of Linux")
+pytestmark = on_linux  # its bind(2) has the two halves that only_bind makes
 
 
 @pytest.fixture

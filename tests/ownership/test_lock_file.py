@@ -12,6 +12,7 @@ from observed import (
     BIND,
     BOUND,
     ODD_FILES,
+    as_root,
     expect_refusal,
     leave_stale,
     on_linux,
@@ -154,7 +155,7 @@ def test_a_lock_file_that_exists_is_opened_without_o_creat(path, lock_path):
     assert not usual & (os.O_CREAT | os.O_TRUNC)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of another user")
+@as_root
 def test_another_users_lock_file_serves_in_a_sticky_directory(directory, path, lock_path):
     # Where fs.protected_regular is on, O_CREAT fails there with EACCES, for root too.
     open(lock_path, "x").close()

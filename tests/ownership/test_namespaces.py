@@ -13,7 +13,7 @@ import pytest
 
 import unixsock
 from children import Child, ChildError
-from observed import BIND, BOUND, START, expect_refusal, on_linux, raised_by, start_and_close
+from observed import BIND, BOUND, START, as_root, expect_refusal, on_linux, raised_by, start_and_close
 
 pytestmark = on_linux
 
@@ -173,7 +173,7 @@ def test_an_abstract_name_can_be_had_once_in_each_network_namespace_and_is_reach
             expect_refusal(name, "abstract name", unixsock.bind_abstract)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a lock file of another user")
+@as_root
 def test_being_root_in_a_user_namespace_gives_no_right_to_the_lock_file_of_another_user(directory, path, user):
     start_and_close(path)
     directory.chmod(0o777)

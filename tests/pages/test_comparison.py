@@ -2,10 +2,8 @@
 
 import re
 import subprocess
-import sys
 
-import pytest
-
+from observed import on_linux
 from programs import AS_TYPED, ROOT
 
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
@@ -25,7 +23,7 @@ def all_won(cells):
     return [re.sub(r"^(\d+)/(\d+)$", lambda won: str(won[1] == won[2]), cell) for cell in cells]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the script reads /proc/net/unix")
+@on_linux  # the script reads /proc/net/unix
 def test_the_page_shows_what_its_command_measures():
     [command] = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)
     run = subprocess.run(

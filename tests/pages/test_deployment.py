@@ -13,10 +13,9 @@ import sys
 
 import pytest
 
-import observed
 import unixsock
 from children import PATIENCE, Child, ChildError
-from observed import BIND, BOUND, TAKEN
+from observed import BIND, BOUND, TAKEN, as_root, expect_refusal
 from programs import EXAMPLES, Program, refused, served_by
 
 PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
@@ -45,7 +44,7 @@ def block(part):
     return text.strip()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+@as_root
 @pytest.mark.parametrize(
     ("part", "run_by"), [("install", ["sh", "-e"]), ("d /run", ["systemd-tmpfiles", "--create", "-"]), ("os.chown", [])]
 )
@@ -122,7 +121,7 @@ def test_exec_that_cannot_run_the_command_leaves_no_socket_file(command, status,
 def test_the_pages_commands_find_who_is_the_reason_of_a_refusal(path, owns):
     with Child() as owner:
         owner.do(owns, path=path)
-        observed.expect_refusal(path, BOUND if "DGRAM" in owns else TAKEN)
+        expect_refusal(path, BOUND if "DGRAM" in owns else TAKEN)
         command = block("fuser").replace("/run/app/app.sock", path)
         run = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=PATIENCE, check=True)
     fuser, ss = run.stdout.split("Netid")

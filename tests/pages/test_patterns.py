@@ -23,12 +23,11 @@ import pytest
 
 import unixsock
 from children import PATIENCE, Child, ChildError
+from observed import as_root, on_linux
 from programs import EXAMPLES, Connection, Program, end, refused, served_by, slow_request, until_refused
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="no abstract names here")
 not_as_nobody = pytest.mark.skipif(os.geteuid() == 65534, reason="a server that runs as nobody serves nobody")
 ONE = "one_instance.py"
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
 
 def started(name, *arguments):

@@ -17,6 +17,7 @@ from types import FunctionType
 import pytest
 
 import unixsock
+from observed import on_linux
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 
@@ -26,8 +27,6 @@ SECTIONS = dict(zip(PARTS[::2], PARTS[1::2]))
 
 FUNCTIONS = [unixsock.bind_exclusive, unixsock.bind_abstract]
 MEMBERS = {name for name in vars(unixsock.Guard) if not name.startswith("_")} | {"__enter__", "__exit__"}
-
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the page lists the answers of Linux")
 
 
 def rows(heading):
@@ -142,7 +141,7 @@ _ = [*said, path]
 """
 
 
-@needs_linux
+@on_linux
 @pytest.mark.parametrize(
     ("row", "cause"),
     [
@@ -174,7 +173,7 @@ def test_an_error_of_an_abstract_name_is_met_as_its_row_says(row, monkeypatch):
     assert (about, caught.value.filename) == ("the name", given)
 
 
-@needs_linux
+@on_linux
 @pytest.mark.parametrize(("state", "call", "raised"), rows("Errors of a guard"))
 def test_an_error_of_a_guard_is_met_as_its_row_says(path, state, call, raised):
     if "abstract" in state:

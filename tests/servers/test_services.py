@@ -12,6 +12,7 @@ import pytest
 
 import unixsock
 from children import PATIENCE
+from observed import as_root
 from programs import EXAMPLES, Connection, Program, end, refused, served_by
 
 PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
@@ -55,7 +56,7 @@ def test_a_server_on_the_pages_lines_is_alone_and_starts_again_after_kill_9(line
             server.wait()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="nginx and the application are two users")
+@as_root
 @pytest.mark.parametrize(("group", "status"), [("daemon", 200), ("nogroup", 502)])
 def test_nginx_connects_as_a_member_of_the_directorys_group(group, status, directory, user):
     place, path = directory / "app", str(directory / "app" / "a.sock")
