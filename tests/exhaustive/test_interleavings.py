@@ -1,4 +1,4 @@
-"""Starts, closes, crashes and programs without the lock meet in every order, one system call at a time.
+"""Owners that bind and close, crashes and programs without the lock meet in every order, one system call at a time.
 
 A fault comes with the name of its schedule: ``--schedule NAME`` plays it again. ``--long`` goes deeper.
 """

@@ -62,7 +62,7 @@ class Program:
         return self._process.returncode, errors.decode()
 
 
-# Runs a program whose starts do not wait. Most examples are services: they wait for 5 s, and each test would with them.
+# Runs a program that does not wait for the path. Most examples are services: they wait for 5 s, and so would each test.
 AT_ONCE = """
 import runpy, sys, unixsock
 
