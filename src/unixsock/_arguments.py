@@ -13,15 +13,27 @@ import os
 import socket
 import sys
 
+try:
+    # Now, not when a name is looked up: a process that has given up its rights may not read its interpreter's files.
+    import grp
+except ImportError:
+    grp = None  # type: ignore[assignment]  # Android, where no group has a name
+
 from unixsock._errors import name_path
 
-_LINUX = ("linux", "android")
-# unix(7): sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, and a path in it ends with a NUL.
-PATH_LIMIT = 107 if sys.platform in _LINUX else 103
-# An abstract name begins with a NUL instead, and its length delimits it.
-NAME_LIMIT = 107
+LINUX = ("linux", "android")
 
-_TYPES = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
+# The permission bits; the group's number, -1 for none as chown(2) has it; and the group as the caller gave it.
+Access = tuple[int, int, object]
+
+# unix(7): sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, and a path in it ends with a NUL.
+_PATH_LIMIT = 107 if sys.platform in LINUX else 103
+# An abstract name begins with a NUL instead, and its length delimits it.
+_NAME_LIMIT = 107
+
+
+def is_abstract(address: str) -> bool:
+    return address.startswith("\0")
 
 
 def checked_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
@@ -41,7 +53,7 @@ def checked_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> s
         except OSError as error:
             name_path(error, absolute)
             raise
-    _check_length(absolute, "bytes in absolute form", PATH_LIMIT)
+    _check_length(absolute, "bytes in absolute form", _PATH_LIMIT)
     return absolute
 
 
@@ -52,30 +64,45 @@ def checked_name(name: str | bytes) -> str:
     decoded = os.fsdecode(os.fsencode(name))
     if not decoded:
         raise ValueError("name is empty: the kernel would choose one itself")
-    _check_length(decoded, "bytes", NAME_LIMIT)
-    if sys.platform not in _LINUX:
+    if is_abstract(decoded):
+        raise ValueError(f"name begins with a NUL, which is added here: pass {name[1:]!r}")
+    _check_length(decoded, "bytes", _NAME_LIMIT)
+    if sys.platform not in LINUX:
         raise OSError(errno.EOPNOTSUPP, "Abstract socket names exist on Linux only", decoded)
     return "\0" + decoded
 
 
 def checked_type(type: int) -> int:
-    if not isinstance(type, int) or type not in _TYPES:
+    if not isinstance(type, int) or type not in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
         raise ValueError(f"type must be SOCK_STREAM, SOCK_SEQPACKET or SOCK_DGRAM, not {type!r}")
     return type
 
 
-def checked_mode(mode: int | None) -> int | None:
-    if mode is None:
+def checked_access(mode: int | None, group: str | int | None) -> Access | None:
+    """Who may connect: None if that is left to the system."""
+    if mode is None and group is None:
         return None
-    mode = _integer("mode", mode)
-    # Owner write, since by unix(7) connecting needs write permission, and so does the probe of the next start.
-    if mode & ~0o777 or not mode & 0o200:
-        raise ValueError(f"mode must be permission bits, 0 to 0o777, with owner write (0o200), not {mode} ({mode:#o})")
-    return mode
+    bits = 0 if mode is None else _integer("mode", mode)
+    # Owner write: connecting needs write permission (unix(7)), and so does the probe when the next server starts.
+    if mode is not None and (bits & ~0o777 or not bits & 0o200):
+        raise ValueError(f"mode must be permission bits, 0 to 0o777, with owner write (0o200), not {bits} ({bits:#o})")
+    if group is None:
+        return bits, -1, None
+    if isinstance(group, bool):
+        raise TypeError("group must be a name or a number, not bool")
+    number = _number_of(group) if isinstance(group, str) else _integer("group", group)
+    if not 0 <= number < 2**32 - 1:
+        raise ValueError(f"group must be 0 to 2**32 - 2, not {number}")
+    if not bits & 0o020:
+        raise ValueError("group needs a mode with group write (0o020), without which its members cannot connect")
+    return bits, number, group
 
 
 def checked_backlog(backlog: int | None) -> int | None:
-    return None if backlog is None else _integer("backlog", backlog)
+    number = 0 if backlog is None else _integer("backlog", backlog)
+    if not -(2**31) <= number < 2**31:
+        raise OverflowError(f"backlog must fit a C int, -2**31 to 2**31 - 1, not {number}")
+    return None if backlog is None else number
 
 
 def checked_timeout(timeout: float | None) -> float:
@@ -95,6 +122,13 @@ def _check_length(address: str, unit: str, limit: int) -> None:
     if length > limit:
         words = f"{os.strerror(errno.ENAMETOOLONG)} ({length} {unit}, the limit is {limit})"
         raise OSError(errno.ENAMETOOLONG, words, address)
+
+
+def _number_of(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, AttributeError):
+        raise ValueError(f"group is not known on this system: {group!r} (a number is passed as an int)") from None
 
 
 def _integer(argument: str, value: int) -> int:

@@ -2,13 +2,12 @@
 
 bind(2), listen(2), flock(2) and fstat(2) fail without a path: "[Errno 98] Address already in use" does not say which of
 a program's five sockets is meant. Invariant: every OSError that the package raises names the path it is about. An
-OSError without an errno is no answer of the system: a signal handler of the application has raised it, and it goes on
-to the caller unchanged, even where the package ignores errors.
+OSError without an errno does not come from a system call: a signal handler of the application has raised it, and it
+goes on to the caller unchanged, even where the package ignores errors.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
 
@@ -27,11 +26,12 @@ class AddressInUseError(OSError):
     Attributes:
         errno: always ``errno.EADDRINUSE``.
         filename: the absolute path, or the abstract name without its NUL, ``str``.
-        owner_pid: pid of the process that took the lock, ``int``. None where the operating system does not report
-            it (it is read from proc(5)'s ``/proc/locks``), where a server without the lock is bound, and for an
-            abstract name. That process may have ended, or closed its guard, while its children still hold the lock.
+        owner_pid: pid of the process that took the lock, ``int``. None if the operating system does not report it
+            (it is read from proc(5)'s ``/proc/locks``), if a socket is bound there although nobody holds the lock, and
+            for an abstract name. That process may have exited, or closed its guard, while its children still hold the
+            lock.
 
-    Survives `pickle` and `copy` with its ``owner_pid``.
+    It survives `pickle` and `copy` with its ``owner_pid``.
     """
 
     __module__ = "unixsock"
@@ -43,28 +43,20 @@ class AddressInUseError(OSError):
 
 
 def name_path(error: BaseException, address: str) -> None:
-    """Make `error`, if it is an answer of the system, name `address` in its ``filename``, without a leading NUL."""
+    """Make `error`, if it comes from a system call, name `address` in its ``filename``, without a leading NUL."""
     if isinstance(error, OSError) and error.errno is not None:
         error.filename = address.removeprefix("\0")
 
 
-def errno_of(call: Callable[..., object], *arguments: object) -> int:
+def errno_of(call: Callable[..., object], *arguments: object, **options: object) -> int:
     """The errno with which `call` fails, 0 when it succeeds. An OSError without one goes on to the caller."""
     try:
-        call(*arguments)
+        call(*arguments, **options)
     except OSError as error:
         if error.errno is None:
             raise
         return error.errno
     return 0
-
-
-def attempt(call: Callable[..., object], *arguments: object, expected: int | None = None) -> int:
-    """As errno_of, but any errno other than `expected` is raised, in an error that names no path yet."""
-    answer = errno_of(call, *arguments)
-    if answer not in (0, expected):
-        raise OSError(answer, os.strerror(answer))
-    return answer
 
 
 def kind_of(mode: int) -> str:

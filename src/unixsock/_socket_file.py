@@ -1,9 +1,9 @@
-"""The socket file: probe whether a socket is bound there, remove it if it is stale, set its permission bits.
+"""The socket file: probe whether a socket is bound there, remove it if it is stale, set its group and permission bits.
 
 Unlinking before bind(2) takes the path from a running server. Connecting as a client to find out fails too: a server
-that has not called listen(2) yet answers like a dead one. Invariant: a socket file is unlinked only under the lock, and
-only if no socket is bound to it. Without the lock, two starters unlink each other's files. One moment remains: see
-clear_stale().
+that has not called listen(2) yet answers like one that has gone. Invariant: a socket file is unlinked only under the
+lock, and only if no socket is bound to it. Without the lock, two servers that start unlink each other's files. One
+moment remains: see clear_stale().
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Callable
 
-from unixsock._errors import attempt, errno_of, kind_of, name_path
+from unixsock._arguments import LINUX, Access
+from unixsock._errors import errno_of, kind_of
 
 # PyPy has no os.O_PATH; the number is the same wherever PyPy runs.
 _O_PATH = getattr(os, "O_PATH", 0o10000000)
@@ -33,10 +35,9 @@ def clear_stale(path: str) -> None:
         # lstat: a link is not a socket, whatever it points to.
         found = os.lstat(path)
         _require_socket(found)
-        # Changes nothing, but waits for the directory's lock, and so for a bind(2) that has made its file and cannot
-        # be found through it yet. Without this, socket files were unlinked that had just become live.
-        attempt(os.rename, path, path)  # the error of os.rename itself names the path twice
-        _probe(path)
+        _wait_for_bind(path)
+        if _is_bound(path):
+            raise ServerBound
         # A program without the lock may have replaced the file meanwhile. Not by the inode alone: ext4 gives the number
         # of an unlinked file to the next file at once.
         now = os.lstat(path)
@@ -48,52 +49,63 @@ def clear_stale(path: str) -> None:
         # compare-and-unlink.
         os.unlink(path)
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            return  # already gone
-        name_path(error, path)
-        raise
+        if error.errno != errno.ENOENT:  # else it has already gone
+            raise
 
 
-def narrow_mode(sock: int, mode: int) -> None:
-    """Make bind(2) of the descriptor `sock` give the socket file no bits beyond `mode`, where it can (Linux)."""
-    # EINVAL: macOS and the BSDs have no mode for a socket that is not bound. A stream socket loses nothing by it: it
-    # refuses every client until listen(2). A datagram socket has the bits of bind(2) until set_mode().
-    attempt(os.fchmod, sock, mode, expected=errno.EINVAL)
+def narrow_mode(sock: int, access: Access) -> None:
+    """Make bind(2) of the descriptor `sock` give the socket file no bits beyond the mode, where it can (Linux).
+
+    The bits of a group come with the group, in set_access(): until then they would be another group's.
+    """
+    mode, gid, _ = access
+    answer = errno_of(os.fchmod, sock, mode if gid == -1 else mode & ~0o070)
+    # EINVAL: macOS and most BSDs have no mode for a socket that is not bound. A stream socket loses nothing by it: it
+    # refuses every client until listen(2). A datagram socket has the bits of bind(2) until set_access().
+    if answer not in (0, errno.EINVAL):
+        raise OSError(answer, os.strerror(answer))
 
 
-def set_mode(path: str, mode: int) -> None:
-    """Give the socket file at `path` exactly the bits `mode`. Never by umask(2): that belongs to the whole process."""
-    if _mode(path) == mode:
-        return
-    _chmod(path, mode)
-    bits = _mode(path)
-    if bits != mode:
-        words = f"Mode stays {bits:#o}, not {mode:#o}: the filesystem ignores chmod, or a program undoes it"
-        raise PermissionError(errno.EPERM, words)
+def set_access(path: str, access: Access) -> None:
+    """Give the socket file at `path` its group, then exactly its permission bits.
 
-
-def _mode(path: str) -> int:
-    found = os.lstat(path)
-    _require_socket(found)  # a symbolic link has the bits 0o777
-    return stat.S_IMODE(found.st_mode)
-
-
-def _chmod(path: str, mode: int) -> None:
-    # A user with rights in the directory can put a link in the place of the socket file. Following it made root's 0600
-    # file 0666.
-    if sys.platform not in ("linux", "android"):
-        os.chmod(path, mode, follow_symlinks=False)
+    Never by umask(2): that belongs to the whole process.
+    """
+    # A user with rights in the directory can put a link, or another file, in the place of the socket file. Following a
+    # link made root's 0600 file 0666. So one descriptor serves every step; elsewhere the path does, never followed.
+    if sys.platform not in LINUX:
+        _set_access(path, lambda: os.lstat(path), *access)
         return
     file = os.open(path, _O_PATH | os.O_NOFOLLOW)
     try:
-        _require_socket(os.fstat(file))
         # Not /proc/self: in a thread with a descriptor table of its own, this number is another file there.
-        answer = errno_of(os.chmod, f"/proc/thread-self/fd/{file}", mode)
-        if answer:
-            words = f"Mode cannot be set through /proc ({os.strerror(answer)}): set the umask, or mount /proc"
-            raise OSError(answer, words)
+        _set_access(f"/proc/thread-self/fd/{file}", lambda: os.fstat(file), *access)
     finally:
         os.close(file)
+
+
+def _set_access(target: str, look: Callable[[], os.stat_result], mode: int, gid: int, group: object) -> None:
+    _require_socket(look())
+    if gid != -1:
+        # Even if it looks right: in a user namespace, every group that is not mapped looks like 65534.
+        denied = {errno.EPERM: "only its members and root may", errno.EINVAL: "this user namespace does not map it"}
+        _change(f"group {group!r}", denied, os.chown, target, -1, gid)
+    if stat.S_IMODE(look().st_mode) != mode:
+        _change("mode", {}, os.chmod, target, mode)
+    found = look()
+    bits = stat.S_IMODE(found.st_mode)
+    if bits != mode or gid not in (-1, found.st_gid):
+        stays = f"mode stays {bits:#o}, not {mode:#o}" if bits != mode else f"group stays {found.st_gid}, not {group!r}"
+        words = f"{os.strerror(errno.EPERM)} ({stays}: the filesystem ignores the change, or a program undoes it)"
+        raise PermissionError(errno.EPERM, words)
+
+
+def _change(what: str, hints: dict[int, str], call: Callable[..., None], target: str, *values: int) -> None:
+    answer = errno_of(call, target, *values, follow_symlinks=sys.platform in LINUX)
+    if answer:
+        by_proc = answer == errno.ENOENT and target.startswith("/proc/")
+        hint = "mount /proc" if by_proc else hints.get(answer, "the system refuses it")
+        raise OSError(answer, f"{os.strerror(answer)} ({what} cannot be set: {hint})")
 
 
 def _require_socket(file: os.stat_result) -> None:
@@ -102,28 +114,39 @@ def _require_socket(file: os.stat_result) -> None:
         raise FileExistsError(errno.EEXIST, words)
 
 
-def _probe(path: str) -> None:
-    """Return when no socket is bound at `path`, ServerBound when one is. Raise any other answer; never guess.
+def _wait_for_bind(path: str) -> None:
+    """Wait for a bind(2) that has made its file and cannot be found through it yet.
+
+    Renaming a path onto itself changes nothing, but waits for the directory's lock, which such a bind(2) holds. Without
+    this, socket files were unlinked that had just become live.
+    """
+    answer = errno_of(os.rename, path, path)
+    if answer:
+        raise OSError(answer, os.strerror(answer))  # the error of os.rename itself names the path twice
+
+
+def _is_bound(path: str) -> bool:
+    """Whether a socket is bound at `path`. Raise any answer that does not tell; never guess.
 
     Probed with a datagram socket: the kernel finds the server and compares the types before anything reaches it. To a
     client's connect, a running server would get a phantom connection, a full backlog answers EAGAIN, and a server
-    between its bind and its listen answers ECONNREFUSED, like a dead one.
+    between its bind and its listen answers ECONNREFUSED, as if it had gone.
     """
+    # EPROTOTYPE: a socket of another type is bound, whether or not it listens. 0: one of this type is. ECONNRESET
+    # (macOS and the BSDs): one was, and is closing just now.
+    live = {0, errno.EPROTOTYPE, errno.ECONNRESET}
     answer = _connect_errno(path, _socket.SOCK_DGRAM)
-    # EPROTOTYPE: a stream or seqpacket socket is bound, whether or not it listens. 0: a datagram socket is.
-    if answer in (0, errno.EPROTOTYPE):
-        raise ServerBound
     if answer == errno.ECONNREFUSED:
         # Usually nothing is bound. gVisor gives the same answer for a live stream socket, so probe again with one.
         # Where nothing is bound, that disturbs nobody.
         answer = _connect_errno(path, _socket.SOCK_STREAM)
         if answer == errno.ECONNREFUSED:
-            return
-        if answer in (0, errno.EAGAIN, errno.EPROTOTYPE):
-            raise ServerBound
+            return False
+        live.add(errno.EAGAIN)  # its backlog is full
     elif answer == errno.EPERM and _connect_errno(path, _socket.SOCK_STREAM) == errno.EPROTOTYPE:
-        # A datagram socket that is connected elsewhere. EPERM alone may also come from a security module.
-        raise ServerBound
+        return True  # a datagram socket that is connected elsewhere; EPERM alone may come from a security module
+    if answer in live:
+        return True
     raise OSError(answer, os.strerror(answer))
 
 
@@ -131,8 +154,8 @@ def _connect_errno(path: str, type: int) -> int:
     """The errno of connect(2), 0 when it succeeds."""
     probe = _socket.socket(_socket.AF_UNIX, type)
     try:
-        if type == _socket.SOCK_STREAM:
-            probe.settimeout(0)  # a full backlog must not block us; a datagram socket never waits
+        # A full backlog must not block us; and after a signal, a blocking connect_ex() polls, and answers 0.
+        probe.settimeout(0)
         return probe.connect_ex(path)
     finally:
         probe.close()
