@@ -89,12 +89,12 @@ def checked_access(mode: int | None, group: str | int | None) -> Access | None:
     if group is None:
         return bits, -1, None
     if isinstance(group, bool):
-        raise TypeError("group must be a name or a number, not bool")
+        raise TypeError("group must be a name or an integer, not bool")
     number = _number_of(group) if isinstance(group, str) else _integer("group", group)
     if not 0 <= number < 2**32 - 1:
-        raise ValueError(f"group must be 0 to 2**32 - 2, not {number}")
+        raise ValueError(f"group must be a number from 0 to 2**32 - 2, not {number}")
     if not bits & 0o020:
-        raise ValueError("group needs a mode with group write (0o020), without which its members cannot connect")
+        raise ValueError("group must come with a mode that has group write (0o020), or its members cannot connect")
     return bits, number, group
 
 
@@ -127,8 +127,8 @@ def _check_length(address: str, unit: str, limit: int) -> None:
 def _number_of(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
-    except (KeyError, AttributeError):
-        raise ValueError(f"group is not known on this system: {group!r} (a number is passed as an int)") from None
+    except (KeyError, ValueError, AttributeError):
+        raise ValueError(f"group must be the name of a group here, or its number as an int, not {group!r}") from None
 
 
 def _integer(argument: str, value: int) -> int:

@@ -45,15 +45,15 @@ def acquire(path: str, *, create: bool) -> io.FileIO:
         if lock is None:
             continue
         lock.name = lock_path  # what a ResourceWarning calls it; with an opener, FileIO makes one more system call
-        locked = False
         try:
-            locked = _lock_current_file(lock, lock_path)
-        finally:
-            if not locked:
-                # Dropping it is not enough: an error that the caller keeps also keeps this frame, and so the file.
-                errno_of(lock.close)
-        if locked:
-            return lock
+            if _lock_current_file(lock, lock_path):
+                return lock
+        except BaseException as error:
+            # Dropping it is not enough: whoever keeps the error also keeps this frame, and so the file.
+            errno_of(lock.close)
+            name_path(error, lock_path)
+            raise
+        errno_of(lock.close)
     words = "Lock file keeps being removed or replaced; find and stop the program that does this"
     raise OSError(errno.EBUSY, words, lock_path)
 
@@ -79,20 +79,21 @@ def _open(lock_path: str, *, create: bool) -> io.FileIO | None:
 
 def _lock_current_file(lock: io.FileIO, lock_path: str) -> bool:
     """Lock `lock`. False when it is not the file at `lock_path` any more."""
+    file = os.fstat(lock.fileno())
+    if not stat.S_ISREG(file.st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it closes
+    # any descriptor of the file.
+    answer = errno_of(fcntl.flock, lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if answer == errno.EWOULDBLOCK:
+        raise LockHeld
+    if answer:
+        raise OSError(answer, os.strerror(answer))
     try:
-        file = os.fstat(lock.fileno())
-        if not stat.S_ISREG(file.st_mode):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # noqa: TRY301 - named like the system's
-        # Not the locks of fcntl(2): they do not exclude two guards of one process, and a process loses them when it
-        # closes any descriptor of the file.
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and flock the file may have been removed, and a lock on an orphan excludes nobody. libwayland
         # unlinks its lock file, and had two owners at once in most acquisitions.
         return os.path.samestat(file, os.lstat(lock_path))
     except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            raise LockHeld from None
         if error.errno == errno.ENOENT:
             return False
-        name_path(error, lock_path)
         raise

@@ -51,7 +51,7 @@ def test_a_live_server_without_the_lock_is_told_from_an_owner(path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         error = expect_refusal(path, BOUND)
-    assert re.search("without the lock or one just ending", error.strerror)
+    assert re.search("nobody holds the lock: .*; see (ss|lsof)", error.strerror)
     assert (error.errno, error.filename, error.owner_pid) == (errno.EADDRINUSE, path, None)
     assert (error.__cause__, error.__suppress_context__) == (None, True)
 
@@ -128,7 +128,7 @@ def test_a_rename_that_is_refused_names_the_path_once(path):
     with instead("os.rename", refuse), pytest.raises(PermissionError) as refusal:
         unixsock.bind_exclusive(path)
     assert (refusal.value.filename, refusal.value.filename2) == (path, None)
-    assert str(refusal.value) == f"[Errno {errno.EACCES}] {os.strerror(errno.EACCES)}: {path!r}"
+    assert str(refusal.value).count(path) == 1
 
 
 @as_root

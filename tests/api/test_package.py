@@ -33,7 +33,7 @@ def test_the_public_classes_go_by_their_public_names():
 
 def test_importing_brings_in_nothing_beyond_modules_that_every_server_has_loaded():
     brought = fresh("""
-import collections.abc, fcntl, math, operator, socket, warnings
+import collections.abc, fcntl, grp, io, math, operator, socket
 loaded = set(sys.modules)
 import unixsock
 print(*set(sys.modules) - loaded, sep="\\n")

@@ -55,7 +55,7 @@ no O_NOFOLLOW
 the mode set after listen
     api/test_modes.py::test_until_it_has_its_mode_a_socket_that_listens_refuses_every_client
 chmod through a link
-    api/test_modes.py::test_a_link_that_is_planted_around_the_chmod_is_not_followed
+    api/test_modes.py::test_a_file_that_is_planted_at_any_call_after_bind_keeps_its_group_and_mode[a link-63]
 /proc/self for /proc/thread-self
     api/test_modes.py::test_in_a_thread_with_descriptors_of_its_own_no_other_file_gets_the_mode
 the mode not looked at after chmod
@@ -70,6 +70,14 @@ a call that fails after bind leaves its socket file
     exhaustive/test_failed_at_every_step.py::test_a_system_call_that_fails_is_reported_and_undone[nothing there]
 what a signal handler raises taken for an error of a system call
     exhaustive/test_interrupted_at_every_step.py::test_an_interrupt_at_any_system_call_frees_the_abstract_name
+what stands at the path given the mode, whatever it is
+    api/test_modes.py::test_a_file_that_is_planted_at_any_call_after_bind_keeps_its_group_and_mode[a file-63]
+the group's bits from bind on
+    api/test_group.py::test_from_bind_on_nobody_outside_the_group_has_its_bits
+chown and chmod the other way round
+    api/test_group.py::test_from_bind_on_nobody_outside_the_group_has_its_bits
+no group set where it looks right
+    api/test_group.py::test_a_group_that_looks_right_is_set_all_the_same
 a dropped guard keeps its lock
     ownership/test_guard_lifetime.py::test_a_guard_dropped_without_close_warns_and_releases_its_lock
 a guard that can be copied

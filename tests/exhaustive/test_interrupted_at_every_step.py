@@ -5,6 +5,7 @@ from a system call, so the library neither takes them for an answer nor names a 
 """
 
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -12,15 +13,22 @@ import warnings
 
 import pytest
 
-from observed import mode_of, on_linux, open_descriptors
-from scenes import SCENES, directory_at_the_lock_path, scene, stage, total
-from system_calls import intercepted
+from observed import OTHER_GROUP, mode_of, on_linux, open_descriptors
+from scenes import SCENES, directory_at_the_lock_path, scene, stage, stale, total
+from system_calls import closes_itself, fails_with, instead, intercepted
 from unixsock import bind_abstract, bind_exclusive
 
-# A lock path that is a directory; and a backlog that listen(2) refuses, so that all is undone from there on.
+
+@contextlib.contextmanager
+def listen_that_fails(path):
+    """So that all is undone from there on."""
+    with stale(path), instead("socket.listen", fails_with(errno.ENOBUFS)):
+        yield
+
+
 MORE_SCENES = {
     "refused: directory at the lock path": (directory_at_the_lock_path, {}),
-    "refused: backlog": (SCENES["stale"][0], {"backlog": 2**31}),
+    "refused: listen": (listen_that_fails, {"mode": 0o660, "group": OTHER_GROUP}),
 }
 RAISED = [KeyboardInterrupt(), TimeoutError("deadline"), FileNotFoundError("gone"), BlockingIOError("in use")]
 
@@ -75,7 +83,7 @@ def interrupted(when, step, error, bind, address, options):
             arrived = raised is error
             assert (error.args, getattr(error, "filename", None)) == (args, None)
             error.__traceback__ = error.__context__ = None  # they refer to all that was on its way
-        except (OSError, OverflowError):
+        except OSError:
             pass  # of a call that fails anyhow
         if open_descriptors().keys() != descriptors.keys() | reused:
             gc.collect()  # PyPy has not run that finalizer yet
@@ -84,7 +92,8 @@ def interrupted(when, step, error, bind, address, options):
         os.close(number)
     assert open_descriptors() == descriptors
     assert arrived == (len(calls) > step)
-    if guard is None and "socket.listen" not in calls[:step]:  # else an undoing was interrupted, as a close may be
+    since_bind = calls[calls.index("socket.bind") : step] if "socket.bind" in calls else []
+    if guard is None and "socket.close" not in since_bind:  # else an undoing was interrupted, as a close may be
         assert mode_of(address) in (None, mode)  # nothing, or what stood there before
     return arrived
 
@@ -110,10 +119,10 @@ def interrupting(when, step, error, calls, lost, reused):
         calls.append(call.name)
         if len(calls) != step + 1:
             return run(call)
-        if call.name == "os.close" and when == "before":
+        if call.name == "os.close" and when == "before" and not closes_itself(call.args[0]):
             lost.append(call.args[0])
         elif when == "after":
-            with contextlib.suppress(OSError, OverflowError):
+            with contextlib.suppress(OSError):
                 result = run(call)
                 if call.name == "os.open":
                     lost.append(result)

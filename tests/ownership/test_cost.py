@@ -23,6 +23,8 @@ def calls_of(function, *arguments):
     def hook(call):
         name = call.name.rpartition(".")[2]
         names.append(KERNELS.get(name, name))
+        if call.name == "os.open":
+            names.append("fstat")  # CPython's, when it makes an io.FileIO of the descriptor
         return call.run()
 
     with intercepted(hook):

@@ -114,7 +114,7 @@ def test_what_is_planted_at_the_lock_path_is_named_and_refused_at_once(directory
     (directory / "file").write_text("precious")
     make(lock_path)
     unchanged = snapshot(directory), os.lstat(lock_path)
-    with pytest.raises(OSError, match=f"Lock file is {kind}, .*; move it or use another path") as refusal:
+    with pytest.raises(OSError, match=f"lock file is {kind}, .*; move it or use another path") as refusal:
         unixsock.bind_exclusive(path)
     assert refusal.value.errno in WRONG_KIND
     assert refusal.value.filename == lock_path

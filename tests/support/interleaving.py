@@ -19,7 +19,7 @@ import stat
 import threading
 
 import unixsock
-from system_calls import Call, intercepted
+from system_calls import Call, close_unseen, intercepted
 
 # What no other actor can notice, and what none can change the outcome of: no turn of another is needed before it. Of an
 # open file that is so but for its link count, which the package does not use.
@@ -351,7 +351,7 @@ class Run:
         for descriptor in [descriptor for descriptor in actor.descriptors if descriptor not in later]:
             # detach: the socket must not close its number again, which is another file's by then.
             numbers.append(descriptor if isinstance(descriptor, int) else descriptor.detach())
-            os.close(numbers[-1])
+            close_unseen(numbers[-1])
             self._closed(actor, descriptor)
         self.story.append((actor, Call("exit: close", os.close, tuple(numbers), {}), None))
 

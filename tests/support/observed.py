@@ -1,11 +1,14 @@
 """What a test does to a path, and sees from outside: is it taken, who serves there, what stands there."""
 
+import contextlib
 import gc
 import importlib
 import os
+import platform
 import select
 import socket
 import sys
+import warnings
 
 import pytest
 
@@ -18,6 +21,9 @@ if sys.platform != "darwin":  # which has no Unix-domain seqpacket sockets
 each_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+# One that a file of ours can be given; where that is possible, another one than it has anyhow.
+OTHER_GROUP = 61002 if os.geteuid() == 0 else max(os.getegid(), *os.getgroups())
 
 # What a Child is told to do.
 BIND = "sock, guard = unixsock.bind_exclusive(path)"
@@ -119,6 +125,17 @@ def mode_of(path):
         return os.lstat(path).st_mode & 0o7777
     except FileNotFoundError:
         return None
+
+
+@contextlib.contextmanager
+def dropped(lock_path):
+    """Inside, a guard of this lock file is dropped without a close: CPython gives a file's own warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+        collect()
+    if platform.python_implementation() == "CPython":
+        assert any(f"unclosed file <_io.FileIO name={lock_path!r}" in str(warning.message) for warning in caught)
 
 
 def collect():

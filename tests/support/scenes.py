@@ -16,7 +16,7 @@ import socket
 import pytest
 
 import unixsock
-from observed import leave_stale, mode_of, reaches, snapshot
+from observed import OTHER_GROUP, leave_stale, mode_of, reaches, snapshot
 
 SUCCESS = "success"
 IN_USE = "AddressInUseError"
@@ -100,7 +100,7 @@ SCENES = {
     "stale": (stale, {}),
     "stale, no lock file": (stale_without_lock_file, {}),
     "stale, mode": (stale, {"mode": WIDE}),
-    "stale, datagram, mode": (stale, {"type": socket.SOCK_DGRAM, "mode": WIDE}),
+    "stale, datagram, mode, group": (stale, {"type": socket.SOCK_DGRAM, "mode": WIDE, "group": OTHER_GROUP}),
     "refused: owner": (owner, {}),
     "refused: server without the lock": (server_without_the_lock, {}),
     "refused: regular file": (regular_file, {}),
@@ -177,6 +177,7 @@ def verdict(bind, address, options):
     try:
         with bind(address, **options)[1]:
             assert "mode" not in options or mode_of(address) == options["mode"]
+            assert "group" not in options or os.lstat(address).st_gid == options["group"]
     except unixsock.AddressInUseError as error:
         return IN_USE, error.filename
     except OSError as error:

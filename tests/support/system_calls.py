@@ -12,8 +12,9 @@ Of several hooks the first one stands next to the package, and its run() goes to
 instead() are hooks for one name of a call.
 
 Names are "os.open", "os.path.exists", "fcntl.flock", "time.sleep"; "socket.socket" for the making of a socket, and
-"socket.bind" for its methods, whose first argument is the socket; "open" for the builtin, and "file.read" for the
-methods of what it returned. The end of a with statement is a "socket.close" or a "file.close".
+"socket.bind" for its methods, whose first argument is the socket; "open" for the builtin and for io.FileIO of a path,
+and "file.read" for the methods of what it returned. The end of a with statement is a "socket.close" or a "file.close".
+An io.FileIO of a descriptor closes itself: its close, even by the collector, is the "os.close" of the number.
 
 Only what _PURE names is taken for no system call, so that one which the package makes in future is seen, too. Seen
 are sockets and files that were made inside.
@@ -29,6 +30,7 @@ import socket
 import sys
 import time
 import types
+import weakref
 
 _PURE = {
     *("os.fsencode", "os.fsdecode", "os.fspath", "os.strerror", "os.major", "os.minor", "os.makedev", "os.getpid"),
@@ -137,12 +139,12 @@ def _all_replacements():
     bare_class = type("Socket", (_socket.socket,), dict(_system_calls("socket", _socket.socket)))
     proxies = {
         os.path: os_path,
-        os: _proxy("os", os, path=os_path, closerange=_closerange),
+        os: _proxy("os", os, path=os_path),
         fcntl: _proxy("fcntl", fcntl),
         socket: _proxy("socket", socket, socket=_through("socket.socket", socket_class)),
         _socket: _proxy("socket", _socket, socket=_through("socket.socket", bare_class)),
         time: _proxy("time", time),
-        io: _proxy("io", io, FileIO=_through("open", lambda path: _File(path, "rb", buffering=0))),
+        io: _proxy("io", io, FileIO=_file_io),
     }
     replacements = {id(open): _through("open", _File)}
     for module, proxy in proxies.items():
@@ -164,16 +166,6 @@ def _system_calls(prefix, owner):
         value = getattr(owner, key)
         if callable(value) and not isinstance(value, type) and not key.startswith("_") and name not in _PURE:
             yield key, _through(name, value)
-
-
-def _closerange(low, high):
-    """The close of one descriptor, which is what the package uses os.closerange() for: it ignores errors."""
-    assert high == low + 1
-    try:
-        _through("os.close", os.close)(low)
-    except OSError as error:
-        if error.errno is None:
-            raise
 
 
 def _through(name, function):
@@ -201,6 +193,40 @@ class _File:
 
     def __exit__(self, *exc_info):
         self.close()
+
+
+class _Descriptor(io.FileIO):
+    """An io.FileIO of a descriptor."""
+
+    def __init__(self, number, mode):
+        super().__init__(number, mode)
+        _descriptors[number] = self
+
+    def close(self):
+        if not self.closed:
+            _through("os.close", lambda _: super(_Descriptor, self).close())(self.fileno())
+
+
+_descriptors = weakref.WeakValueDictionary()  # by number
+
+
+def closes_itself(number):
+    """Whether a file object has it, which closes it when it is dropped."""
+    return number in _descriptors and not _descriptors[number].closed
+
+
+def close_unseen(number):
+    """Close `number` as the kernel does when a process exits: no hook sees it, and no file object closes it again."""
+    if closes_itself(number):
+        io.FileIO.close(_descriptors[number])
+    else:
+        os.close(number)
+
+
+def _file_io(file, mode="r"):
+    if isinstance(file, int):
+        return _Descriptor(file, mode)
+    return _through("open", lambda path: _File(path, "rb", buffering=0))(file)
 
 
 _REPLACEMENTS = _all_replacements()

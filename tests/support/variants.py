@@ -14,7 +14,6 @@ import socket
 import stat
 import threading
 import types
-import warnings
 
 import unixsock
 from system_calls import Call, intercepted
@@ -33,6 +32,7 @@ class State(threading.local):
 here = State()
 locks = {}  # by descriptor, the paths of open lock files
 postponed = []
+kept = []
 _for_good = contextlib.ExitStack()
 
 
@@ -178,7 +178,25 @@ def chmod_and_note(call):
 
 def look_at_the_mode_set(call):
     file = call.run()
-    return file if here.mode is None else types.SimpleNamespace(st_mode=stat.S_IFMT(file.st_mode) | here.mode)
+    if here.mode is None:
+        return file
+    return types.SimpleNamespace(st_mode=stat.S_IFMT(file.st_mode) | here.mode, st_gid=file.st_gid)
+
+
+def see_a_socket(call):
+    file = call.run()
+    if call.args[0] == here.lock:
+        return file
+    return types.SimpleNamespace(st_mode=stat.S_IFSOCK | stat.S_IMODE(file.st_mode), st_gid=file.st_gid)
+
+
+def chown_unless_it_looks_right(call):
+    return None if os.stat(call.args[0]).st_gid == call.args[2] else call.run()
+
+
+def chmod_first(call):
+    call.other("os.chmod", os.chmod, call.args[0], 0o660)
+    return call.run()
 
 
 def look_unless_undoing(call):
@@ -205,9 +223,9 @@ def take_for_an_answer(call):
         raise
 
 
-def warn_only(guard):
-    if not guard.closed:
-        warnings.warn(f"unclosed {guard!r}", ResourceWarning, stacklevel=1)
+def keep_the_lock(guard, *args, init=unixsock.Guard.__init__):
+    init(guard, *args)
+    kept.append(args)
 
 
 # By name: what happens instead of a call of this name (of each: "*"), or of Guard.close; other attributes of Guard.
@@ -246,7 +264,11 @@ VARIANTS = {
     "the mode set after listen": {"socket.bind": bind_and_listen},
     "chmod through a link": chmod_as(lambda _: here.address),
     "/proc/self for /proc/thread-self": chmod_as(lambda path: path.replace("/thread-self/", "/self/")),
-    "the mode not looked at after chmod": {"os.chmod": chmod_and_note, "os.lstat": look_at_the_mode_set},
+    "the mode not looked at after chmod": {"os.chmod": chmod_and_note, "os.fstat": look_at_the_mode_set},
+    "what stands at the path given the mode, whatever it is": {"os.fstat": see_a_socket},
+    "the group's bits from bind on": {"os.fchmod": lambda _: None},
+    "no group set where it looks right": {"os.chown": chown_unless_it_looks_right},
+    "chown and chmod the other way round": {"os.chown": chmod_first},
     "the relative path kept for close": other_paths(
         lambda path: os.path.relpath(path, here.directory) if here.closing else path
     ),
@@ -254,6 +276,6 @@ VARIANTS = {
     "two closers in one close": {"Guard.close": close_in_any_case},
     "a call that fails after bind leaves its socket file": {"os.lstat": look_unless_undoing},
     "what a signal handler raises taken for an error of a system call": {"*": take_for_an_answer},
-    "a dropped guard keeps its lock": {"Guard": {"__del__": warn_only}},
+    "a dropped guard keeps its lock": {"Guard": {"__init__": keep_the_lock}},
     "a guard that can be copied": {"Guard": {"__reduce__": object.__reduce__}},
 }
