@@ -36,32 +36,35 @@ def bind_exclusive(
     """Bind a Unix-domain socket to `path` as its only owner, whatever an earlier owner left behind.
 
     Args:
-        path: where the socket file goes. A relative path is joined to the working directory once, and must have at most
-            107 bytes then (unix(7); 103 on macOS and the BSDs).
+        path: where the socket file goes. A relative path is joined to the working directory once; the result may have
+            at most 107 bytes (unix(7); 103 on macOS and the BSDs).
         type: ``SOCK_STREAM`` (default), ``SOCK_SEQPACKET`` or ``SOCK_DGRAM``.
-        mode: permission bits of the socket file, exactly, whatever the umask; they must include 0o200, the owner's
-            write permission. None (default): 0o777 less the umask. A stream socket never has other bits while clients
-            can connect.
-        group: the group of the socket file, by name (``str``) or number (``int``); it needs a `mode` with 0o020, the
-            group's write permission. You must be a member of the group, or root. On Linux, no other group ever has the
-            group's bits. None (default): the group that the system gives to a new file.
+        mode: the exact permission bits of the socket file, whatever the umask. They must include 0o200, the owner's
+            write permission, without which the next server to start cannot find out whether the file is stale. None
+            (default): 0o777 less the umask. A stream socket never has other bits while clients can connect.
+        group: the group of the socket file, by name (``str``) or number (``int``). `mode` must include 0o020, the
+            group's write permission, because members cannot connect without it. The process must be a member of the
+            group, or root. On Linux, no other group ever has the group's bits. None (default): the group that the
+            system gives to a new file.
         backlog: as for `socket.listen`; None (default): its default.
         timeout: seconds to wait for the present owner, in this thread. 0 (default): fail at once. None: no limit.
 
     Returns:
         The socket, bound, and listening unless it is a datagram socket; and the `Guard` that holds flock(2) on
-        ``path + ".lock"``. Keep it: closed or dropped, it gives up the path. The lock file stays; do not remove it.
+        ``path + ".lock"``. Keep the guard for as long as you serve, because the lock is released when the guard is
+        closed or dropped. The lock file stays on disk; do not remove it.
 
     Raises:
         AddressInUseError: the path has an owner; ``owner_pid`` is its pid, where the system reports it.
         FileExistsError: the file at `path` is not a socket. It is left alone.
-        OSError: from the system: no directory (it is not made), no permission, no locks. ``filename`` is the path or
-            the lock file; the message adds what can be seen of the cause.
+        OSError: the system's own error, such as a missing directory (it is not created), no permission, or a
+            filesystem without locks. ``filename`` is the path or the lock file, and the message adds in parentheses
+            what can be seen of the cause.
         TypeError, ValueError, OverflowError: an argument is wrong.
 
     While any process holds the socket or the lock, every other ``bind_exclusive`` of `path` on this machine fails.
-    Once the kernel has released both, even after SIGKILL, the next one succeeds. A call that fails leaves at most the
-    lock file. Programs that ignore the lock can still unlink the path.
+    Once the kernel has released both, even after SIGKILL, the next one succeeds. A call that fails leaves nothing but
+    the lock file. Programs that do not use the lock can still unlink the path.
 
     Example::
 
@@ -97,7 +100,7 @@ def bind_abstract(
 
     Raises:
         AddressInUseError: the name is taken. ``owner_pid`` is None.
-        OSError: EOPNOTSUPP, this is not Linux; ENAMETOOLONG, `name` is too long. ``filename`` is the name.
+        OSError: EOPNOTSUPP if this is not Linux, ENAMETOOLONG if `name` is too long. ``filename`` is the name.
         TypeError, ValueError, OverflowError: an argument is wrong.
 
     An abstract name has no permissions: every user in the network namespace can connect, or take the name first. Check

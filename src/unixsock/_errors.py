@@ -26,10 +26,10 @@ class AddressInUseError(OSError):
     Attributes:
         errno: always ``errno.EADDRINUSE``.
         filename: the absolute path, or the abstract name without its NUL, ``str``.
-        owner_pid: pid of the process that took the lock, ``int``. None if the operating system does not report it
-            (it is read from proc(5)'s ``/proc/locks``), if a socket is bound there although nobody holds the lock, and
-            for an abstract name. That process may have exited, or closed its guard, while its children still hold the
-            lock.
+        owner_pid: the pid of the process that took the lock, in this process's pid namespace, ``int``. None if the
+            operating system does not report it (it is read from proc(5)'s ``/proc/locks``), if a socket is bound there
+            although nobody holds the lock, and for an abstract name. That process may have exited, or closed its guard,
+            while its children still hold the lock.
 
     It survives `pickle` and `copy` with its ``owner_pid``.
     """

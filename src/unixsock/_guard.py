@@ -25,12 +25,13 @@ class Guard:
         with guard:
             serve(sock)
 
-    Path and lock stay as long as any process holds them (flock(2): a lock belongs to the open file description, which
-    forked children share). So a forked child that does not serve should call `close` at once; this changes
-    nothing for the parent.
+    The path stays taken as long as any process holds the socket or the lock. Forked children hold both, because a
+    flock(2) lock belongs to the open file description, which they share. So a forked child that does not serve should
+    call `close` at once; this changes nothing for the parent.
 
     A guard can be neither pickled nor copied (TypeError). If it is dropped without `close`, Python closes the lock file
-    and gives a ResourceWarning that names it; the socket, if it is still open, keeps the path.
+    and gives a ResourceWarning that names it; the socket, if it is still open, keeps the path. A guard of an abstract
+    name has no lock file, so dropping it gives no warning of its own.
     """
 
     __module__ = "unixsock"
@@ -79,14 +80,14 @@ class Guard:
     def close(self) -> None:
         """Close the socket, then the lock, then remove the socket file if no socket is bound there any more.
 
-        Idempotent and thread-safe. Before calling it, wake threads blocked in ``accept()`` and join them. The socket
-        file stays where the socket or the lock is still held (by another process, a duplicate, a thread in
-        ``accept()``) or another server is bound by now. A stale one that may not be removed stays too; the next
-        `bind_exclusive` removes it.
+        Idempotent and thread-safe. Before calling it, wake threads that are blocked in ``accept()``, and join them. The
+        socket file stays if the socket or the lock is still held (by another process, a duplicate, a thread in
+        ``accept()``), or if another server is bound there by now. A stale socket file that may not be removed stays,
+        too; the next `bind_exclusive` removes it.
 
         Raises:
-            OSError: EBADF, the descriptor of the socket or the lock was closed by other code. All other steps
-                have been done. ``filename`` is the path, the abstract name or the lock file.
+            OSError: EBADF, because other code has closed the descriptor of the socket or the lock. All other steps have
+                been done. ``filename`` is the path, the abstract name or the lock file.
         """
         try:
             # del is the one atomic step: of two threads, or of a close and a signal handler inside it, only one gets

@@ -44,12 +44,11 @@ def acquire(path: str, *, create: bool) -> io.FileIO:
         lock = _open(lock_path, create=create)
         if lock is None:
             continue
-        lock.name = lock_path  # what a ResourceWarning calls it; with an opener, FileIO makes one more system call
         try:
             if _lock_current_file(lock, lock_path):
                 return lock
         except BaseException as error:
-            # Dropping it is not enough: whoever keeps the error also keeps this frame, and so the file.
+            # Dropping the file is not enough: whoever keeps the error also keeps this frame, and so the file.
             errno_of(lock.close)
             name_path(error, lock_path)
             raise
@@ -79,6 +78,9 @@ def _open(lock_path: str, *, create: bool) -> io.FileIO | None:
 
 def _lock_current_file(lock: io.FileIO, lock_path: str) -> bool:
     """Lock `lock`. False when it is not the file at `lock_path` any more."""
+    lock.name = (
+        lock_path  # for a ResourceWarning; with an opener, which would set it, FileIO makes one more system call
+    )
     file = os.fstat(lock.fileno())
     if not stat.S_ISREG(file.st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -14,7 +14,7 @@ import stat
 import sys
 
 from unixsock._arguments import LINUX, is_abstract
-from unixsock._errors import AddressInUseError, errno_of, kind_of
+from unixsock._errors import AddressInUseError, errno_of, kind_of, name_path
 from unixsock._lock_file import LockHeld, lock_path_of
 from unixsock._socket_file import ServerBound
 
@@ -55,6 +55,7 @@ def in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
 
 def explain(error: OSError, address: str) -> None:
     """Add to the system's words, in parentheses, what can be seen of the cause. Words of our own stay as they are."""
+    name_path(error, error.filename or address)  # a signal handler's error, taken for the system's, may name none
     if error.errno is not None and error.strerror == os.strerror(error.errno):
         errno_of(_explain, error, address)  # ignored: what cannot be looked at is not told
 

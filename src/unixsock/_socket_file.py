@@ -96,8 +96,9 @@ def _set_access(target: str, look: Callable[[], os.stat_result], mode: int, gid:
     bits = stat.S_IMODE(found.st_mode)
     if bits != mode or gid not in (-1, found.st_gid):
         stays = f"mode stays {bits:#o}, not {mode:#o}" if bits != mode else f"group stays {found.st_gid}, not {group!r}"
-        words = f"{os.strerror(errno.EPERM)} ({stays}: the filesystem ignores the change, or a program undoes it)"
-        raise PermissionError(errno.EPERM, words)
+        raise PermissionError(
+            errno.EPERM, f"{os.strerror(errno.EPERM)} ({stays}: the filesystem or a program undid it)"
+        )
 
 
 def _change(what: str, hints: dict[int, str], call: Callable[..., None], target: str, *values: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 import unixsock
 from children import ChildError
 from observed import BOUND, as_root, expect_refusal, leave_stale, on_linux
-from system_calls import fails_with, instead, intercepted
+from system_calls import before, fails_with, instead, intercepted
 
 USER = 65534 if os.geteuid() == 0 else os.geteuid()  # the uid of the fixture `user`
 ME = os.geteuid()
@@ -175,6 +175,15 @@ def test_a_look_that_fails_leaves_the_error_as_it_was(path, call):
     ):
         unixsock.bind_exclusive(path)
     assert (failure.value.errno, failure.value.filename) == (errno.EPERM, path)
+
+
+def test_a_handlers_error_with_an_errno_is_taken_for_the_systems_and_names_the_path(path):
+    def handle(_):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    with before("os.open", handle), pytest.raises(ProcessLookupError) as failure:
+        unixsock.bind_exclusive(path)
+    assert failure.value.filename == path
 
 
 def test_an_error_in_words_of_ours_gets_nothing_added(path):
