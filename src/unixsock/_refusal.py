@@ -39,13 +39,12 @@ _NO_SOCKETS = {
 
 def in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
     """The error for a caller who does not wait any longer."""
-    pid = None
+    pid = _owner_pid(lock_path_of(address)) if isinstance(verdict, LockHeld) else None
     if is_abstract(address):
         why = "the abstract name is taken"
     elif isinstance(verdict, ServerBound):
         why = f"a socket is bound there, but nobody holds the lock: {_WITHOUT_LOCK}; see {_SOCKETS}"
     else:
-        pid = _owner_pid(lock_path_of(address))
         why = _taken_by(pid)
         if errno_of(os.lstat, address) == errno.ENOENT:
             why += "; no socket file is there: it was removed, or the holder is starting, closing, or not a server"

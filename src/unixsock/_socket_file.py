@@ -96,16 +96,14 @@ def _set_access(target: str, look: Callable[[], os.stat_result], mode: int, gid:
     bits = stat.S_IMODE(found.st_mode)
     if bits != mode or gid not in (-1, found.st_gid):
         stays = f"mode stays {bits:#o}, not {mode:#o}" if bits != mode else f"group stays {found.st_gid}, not {group!r}"
-        raise PermissionError(
-            errno.EPERM, f"{os.strerror(errno.EPERM)} ({stays}: the filesystem or a program undid it)"
-        )
+        words = f"{os.strerror(errno.EPERM)} ({stays}: the filesystem ignores the change, or a program undid it)"
+        raise PermissionError(errno.EPERM, words)
 
 
 def _change(what: str, hints: dict[int, str], call: Callable[..., None], target: str, *values: int) -> None:
     answer = errno_of(call, target, *values, follow_symlinks=sys.platform in LINUX)
     if answer:
-        by_proc = answer == errno.ENOENT and target.startswith("/proc/")
-        hint = "mount /proc" if by_proc else hints.get(answer, "the system refuses it")
+        hint = "mount /proc" if answer == errno.ENOENT and "/proc/" in target else hints.get(answer, "it is refused")
         raise OSError(answer, f"{os.strerror(answer)} ({what} cannot be set: {hint})")
 
 
