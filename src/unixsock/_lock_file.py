@@ -53,8 +53,7 @@ def acquire(path: str, *, create: bool) -> io.FileIO:
             name_path(error, lock_path)
             raise
         errno_of(lock.close)
-    words = "Lock file keeps being removed or replaced; find and stop the program that does this"
-    raise OSError(errno.EBUSY, words, lock_path)
+    raise OSError(errno.EBUSY, "Lock file keeps being removed; find and stop the program that does this", lock_path)
 
 
 def _open(lock_path: str, *, create: bool) -> io.FileIO | None:
