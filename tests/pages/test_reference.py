@@ -1,4 +1,4 @@
-"""docs/reference.md against the code: names, signatures; each wrong value and each error of its tables is tried."""
+"""docs/reference.md against the code: names, signatures; each wrong value, error and message of its tables is tried."""
 
 import contextlib
 import copy
@@ -17,6 +17,7 @@ from types import FunctionType
 import pytest
 
 import unixsock
+from children import Child
 from observed import on_linux
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -29,11 +30,15 @@ FUNCTIONS = [unixsock.bind_exclusive, unixsock.bind_abstract]
 MEMBERS = {name for name in vars(unixsock.Guard) if not name.startswith("_")} | {"__enter__", "__exit__"}
 
 
-def rows(heading):
-    """The cells of the section's table, without its head; what is code in them is taken out of its backticks."""
+def cells(heading):
+    """The section's table, without its head."""
     lines = [line for line in SECTIONS[heading].splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
-    return [[re.sub(r"^`([^`]*)`$", r"\1", cell).replace(r"\|", "|") for cell in row] for row in cells]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def rows(heading):
+    """The same; a cell that is code is taken out of its backticks."""
+    return [[re.sub(r"^`([^`]*)`$", r"\1", cell).replace(r"\|", "|") for cell in row] for row in cells(heading)]
 
 
 def shown(name):
@@ -71,7 +76,12 @@ def test_the_classes_have_the_members_that_are_shown_and_no_other():
 
 
 def test_each_argument_of_a_path_has_its_row():
-    assert [name for name, _ in rows("bind_exclusive")] == list(signature(unixsock.bind_exclusive).parameters)
+    assert [name for name, *_ in rows("bind_exclusive")] == list(signature(unixsock.bind_exclusive).parameters)
+
+
+def test_each_member_of_a_guard_has_its_row():
+    named = {name.partition("(")[0] for name, _ in rows("Guard")}
+    assert named == {name for name in MEMBERS if not name.startswith("_")} | {"with guard:"}
 
 
 WRONG = [
@@ -89,88 +99,152 @@ def test_a_wrong_value_raises_what_its_row_says_and_nothing_stays(directory, mon
     with pytest.raises(eval(raised)) as caught:
         function(**arguments)
     assert getattr(caught.value, "errno", None) in (None, errno.ENAMETOOLONG)
-    # listen(2) alone knows how long a backlog may be; the lock file was there by then.
-    assert set(os.listdir(directory)) <= ({"a.sock.lock"} if raised == "OverflowError" else set())
+    assert os.listdir(directory) == []
 
 
-# For each errno, what makes bind_exclusive(path, **options) meet it: each case of its row. Some need another kernel,
-# filesystem or user, and get its answer.
+# What makes bind_exclusive(path, **options) meet each row: by what the row says is the case, all the ways to it. Some
+# need another kernel, filesystem or user, and get its answer. `code` is each errno of the row.
 CAUSES = {
-    "EADDRINUSE": ["other = unixsock.bind_exclusive(path)", "server = bound(path)"],
-    "EEXIST": ["open(path, 'x').close()", "os.mkdir(path)", "os.mkfifo(path)", "os.symlink('elsewhere', path)"],
-    "ENOENT": ["path = os.path.dirname(path) + '/missing/a.sock'"],
-    "ENOTDIR": ["open(path, 'x').close(); path += '/a.sock'"],
-    "EACCES": ["os.close(os.open(path + '.lock', os.O_CREAT, 0))", "server = bound(path); os.chmod(path, 0)"],
-    "EPERM": [
-        "stale(path); os.rename = answer(errno.EPERM)",
-        "os.chmod = lambda *files, **options: None; options = {'mode': 0o777}",
+    "the path is taken": ["other = unixsock.bind_exclusive(path)", "server = bound(path)"],
+    "what stands at the path is not a socket; it is left alone": [
+        "open(path, 'x').close()",
+        "os.mkdir(path)",
+        "os.mkfifo(path)",
+        "os.symlink('elsewhere', path)",
     ],
-    "EROFS": ["os.open = answer(errno.EROFS)"],
-    "ENOLCK": ["fcntl.flock = answer(errno.ENOLCK)"],
-    "EOPNOTSUPP": ["fcntl.flock = answer(errno.EOPNOTSUPP)"],
-    "ENOSYS": ["fcntl.flock = answer(errno.ENOSYS)"],
-    "524": ["fcntl.flock = answer(524)"],
-    "ELOOP": ["os.symlink('elsewhere', path + '.lock')", "os.symlink(path, path); path += '/a.sock'"],
-    "EISDIR": ["os.mkdir(path + '.lock')"],
-    "ENXIO": ["stale(path + '.lock')"],
-    "EINVAL": ["os.mkfifo(path + '.lock')"],
-    "EBUSY": ["os.path.samestat = lambda *files: False", "stale(path); os.unlink = answer(errno.EBUSY)"],
-    "ENAMETOOLONG": ["path = path.ljust(108, 'x')"],
+    "the directory is missing": ["path = os.path.dirname(path) + '/missing/a.sock'"],
+    "`mode` or `group` needs `/proc`, which is missing": [
+        "os.chmod = answer(code); options = {'mode': 0o777}",
+        "os.chown = answer(code); options = {'mode': 0o660, 'group': os.getegid()}",
+    ],
+    "a part of the directory's path is a file": ["open(path, 'x').close(); path += '/a.sock'"],
+    "symbolic links in the directory's path form a loop": ["os.symlink(path, path); path += '/a.sock'"],
+    "the path is too long": ["path = path.ljust(108, 'x')"],
+    "a directory on the way may not be searched": ["os.mkdir(path, 0); path += '/a.sock'"],
+    "you may not write to the directory": [
+        "os.mkdir(path, 0o500); path += '/a.sock'",
+        "os.mkdir(path); path += '/a.sock'; open(path + '.lock', 'x').close(); os.chmod(os.path.dirname(path), 0o500)",
+    ],
+    "another user owns the lock file": ["os.close(os.open(path + '.lock', os.O_CREAT, 0)); os.geteuid = lambda: -2"],
+    "the lock file's bits keep you out": ["os.close(os.open(path + '.lock', os.O_CREAT, 0))"],
+    "you may not write to the socket file, so the call cannot tell whether it is stale": [
+        "server = bound(path); os.chmod(path, 0o500)",
+        "stale(path); os.chmod(path, 0o500)",
+    ],
+    "the stale socket file is another user's, in a sticky directory": [
+        "os.mkdir(path); os.chmod(path, 0o1777); path += '/a.sock'; stale(path); os.rename = answer(code)"
+    ],
+    "you are neither a member of `group` nor root": [
+        "options = {'mode': 0o660, 'group': max([os.getegid(), *os.getgroups()]) + 1}"
+    ],
+    "`mode` or `group` was set without effect": [
+        "os.chmod = ignored; options = {'mode': 0o777}",
+        "os.chown = ignored; options = {'mode': 0o660, 'group': os.getegid() + 1}",
+    ],
+    "the user namespace does not map `group`": ["os.chown = answer(code); options = {'mode': 0o660, 'group': 1}"],
+    "the system refuses to make a socket here": ["socket.socket.bind = answer(code)", "socket.socket = answer(code)"],
+    "the system cannot make a socket here": ["socket.socket.bind = answer(code)", "socket.socket = answer(code)"],
+    "the filesystem has no locks, or no more of them": ["fcntl.flock = answer(code)"],
+    "the filesystem is read-only": ["os.open = answer(code)"],
+    "the lock file is a symbolic link, a socket, a FIFO or a device": [
+        "{errno.ELOOP: link, errno.ENXIO: stale, errno.EINVAL: os.mkfifo}[code](path + '.lock')"
+    ],
+    "the lock file is a directory": ["os.mkdir(path + '.lock')"],
+    "a program removed or replaced the lock file a hundred times during the call": [
+        "os.path.samestat = lambda *files: False"
+    ],
+    "the stale socket file is a mount point": ["stale(path); os.unlink = answer(code)"],
 }
 
 MET = """
 import errno, fcntl
 def answer(code):
     def fail(*arguments, **options):
-        raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code), *[each for each in arguments[:1] if isinstance(each, str)])
     return fail
+def ignored(*arguments, **options):
+    pass
 def bound(path):
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     return server
 def stale(path):
     bound(path).close()
+def link(path):
+    os.symlink('elsewhere', path)
 options = {}
 os.umask(0o022)
 exec(cause)
 try:
     unixsock.bind_exclusive(path, **options)
 except OSError as error:
-    said = type(error).__name__, errno.errorcode.get(error.errno, str(error.errno)), error.filename
+    said = type(error).__name__, error.errno, error.filename, error.strerror
 _ = [*said, path]
 """
 
 
+def errors(heading):
+    """Each errno with the rows that it has."""
+    return [
+        pytest.param(code, row, id=f"{code}-{row[2]}")
+        for row in cells(heading)
+        for code in [int(name) if name.isdigit() else getattr(errno, name) for name in re.findall(r"\w+", row[0])]
+    ]
+
+
+def assert_adds(message, code, cell):
+    """Whether the message has what its row says is added to the system's words; there, … stands for anything."""
+    for words in re.findall(r"`([^`]+)`", cell):
+        assert re.search(re.escape(words).replace("…", ".+"), message)
+    if "owner and bits" in cell:
+        assert re.search(r"belongs to uid \d+ and has the bits 0o\d+", message)
+    assert message.startswith(os.strerror(code)) is not cell.endswith("without the system's words")
+    assert (message == os.strerror(code)) is (cell == "nothing")
+
+
+def test_each_case_of_an_error_is_tried():
+    assert [case for _, _, case, *_ in cells("Errors of bind_exclusive")] == [*CAUSES]
+
+
 @on_linux
-@pytest.mark.parametrize(
-    ("row", "cause"),
-    [
-        pytest.param(row, cause, id=f"{row[0]}-{cause}")
-        for row in rows("Errors of bind_exclusive")
-        for cause in CAUSES[row[0]]
-    ],
-)
-def test_an_error_of_a_path_is_met_as_its_row_says(directory, path, user, row, cause):
-    name, raised, _, about = row
-    directory.chmod(0o777)
-    *said, filename, path = user.do(MET, path=path, cause=cause)
-    assert said == [raised, "ENOTSUP" if name == "EOPNOTSUPP" else name]  # two names of one number
-    assert filename in [{"the socket": path, "the lock file": path + ".lock"}[each] for each in about.split(" or ")]
+@pytest.mark.parametrize(("code", "row"), errors("Errors of bind_exclusive"))
+def test_an_error_of_a_path_is_met_as_its_row_says(directory, user, code, row):
+    _, raised, case, about, adds, _ = row
+    directory.chmod(0o755)
+    for number, cause in enumerate(CAUSES[case]):
+        place = directory / str(number)
+        place.mkdir()
+        place.chmod(0o777)
+        with user.fork() as child:
+            answer = child.do(MET, path=str(place / "a.sock"), cause=f"code = {code}; {cause}")
+        kind, *said, message, path = answer
+        assert (f"`{kind}`", said[0]) == (raised, code)
+        assert said[1] in [path + ".lock" if each == "lock file" else path for each in about.split(", or ")]
+        assert_adds(message, code, adds)
+        if os.path.isdir(os.path.dirname(path)):
+            os.chmod(os.path.dirname(path), 0o700)  # so that it can be removed
 
 
-@pytest.mark.parametrize("row", rows("Errors of bind_abstract"), ids=lambda row: row[0])
-def test_an_error_of_an_abstract_name_is_met_as_its_row_says(row, monkeypatch):
-    name, raised, _, about = row
-    given = "unixsock-reference-" + (100 * "x" if name == "ENAMETOOLONG" else str(os.getpid()))
+@pytest.mark.parametrize(("code", "row"), errors("Errors of bind_abstract"))
+def test_an_error_of_an_abstract_name_is_met_as_its_row_says(code, row, monkeypatch):
+    _, raised, _, about, adds, _ = row
+    given = "unixsock-reference-" + (100 * "x" if code == errno.ENAMETOOLONG else str(os.getpid()))
+    if code not in (errno.EOPNOTSUPP, errno.ENAMETOOLONG) and sys.platform != "linux":
+        pytest.skip("no abstract names here")
+
+    def refuse(*arguments):
+        raise OSError(code, os.strerror(code))
+
     with monkeypatch.context() as patch, pytest.raises(OSError, match=r".") as caught:
-        if name == "EOPNOTSUPP":
+        if code == errno.EOPNOTSUPP:
             patch.setattr(sys, "platform", "darwin")
-        elif name == "EADDRINUSE" and sys.platform != "linux":
-            pytest.skip("no abstract names here")
+        elif code in (errno.EPERM, errno.EACCES):
+            patch.setattr(socket, "socket", refuse)
         with unixsock.bind_abstract(given)[1]:
             unixsock.bind_abstract(given)
-    assert (type(caught.value).__name__, caught.value.errno) == (raised, getattr(errno, name))
-    assert (about, caught.value.filename) == ("the name", given)
+    assert (f"`{type(caught.value).__name__}`", caught.value.errno) == (raised, code)
+    assert (about, caught.value.filename) == ("name", given)
+    assert_adds(caught.value.strerror, code, adds)
 
 
 @on_linux
@@ -188,3 +262,55 @@ def test_an_error_of_a_guard_is_met_as_its_row_says(path, state, call, raised):
     with guard if state != "closed" else contextlib.nullcontext(), pytest.raises(eval(kind)) as caught:
         eval(call, {"copy": copy, "guard": guard, "pickle": pickle})
     assert getattr(caught.value, "errno", None) == getattr(errno, name or "", None)
+
+
+BIND = "sock, guard = unixsock.bind_exclusive(path)"
+ABSTRACT = "sock, guard = unixsock.bind_abstract(path)"
+ASK = """
+try:
+    raise AssertionError(bind(path))
+except unixsock.AddressInUseError as error:
+    _ = error.strerror, error.owner_pid
+"""
+
+# How the cause of each message comes about: what the process that the message is about does, and whether it exits
+# afterwards and leaves a child; and what the refused process does first.
+REFUSALS = {
+    "that process took the lock": (BIND, False, ""),
+    "this process took the lock": ("", False, BIND),
+    "children of that process still hold the lock": (BIND, True, ""),
+    "the lock is held, but the system does not report who took it": (BIND, False, "os.readlink = lambda path: ''"),
+    "one of those named": ("sock = socket.socket(socket.AF_UNIX); sock.bind(path)", False, ""),
+    "a socket of the same type has the name": (ABSTRACT, False, ""),
+}
+
+
+def test_each_cause_of_a_refusal_is_tried():
+    assert [cause for _, cause, _ in cells("Messages of AddressInUseError")] == [*REFUSALS]
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("message", "cause", "more"),
+    [
+        pytest.param(message, cause, more, id=cause + more)
+        for message, cause, _ in rows("Messages of AddressInUseError")
+        for more in ["", *re.findall(r"`(; no socket file [^`]+)`", PAGE)]
+        if not more or "taken by" in message
+    ],
+)
+def test_a_refusal_says_what_its_row_says(path, message, cause, more):
+    does, exits, first = REFUSALS[cause]
+    with contextlib.ExitStack() as stack:
+        owner, other = stack.enter_context(Child()), stack.enter_context(Child())
+        owner.do(does, path=path)
+        other.do(first, path=path)
+        if exits:
+            stack.enter_context(owner.fork())
+            owner.kill()
+        if more:
+            os.unlink(path)
+        pid = owner.pid if does else other.pid
+        strerror, told = other.do(f"bind = unixsock.{'bind_abstract' if does is ABSTRACT else 'bind_exclusive'}\n{ASK}")
+    assert strerror == f"{os.strerror(errno.EADDRINUSE)} ({message.replace('4242', str(pid))}{more})"
+    assert told == (pid if "4242" in message else None)
