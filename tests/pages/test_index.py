@@ -2,14 +2,20 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
+import sys
 
 import pytest
 
+import unixsock
+from children import PATIENCE
 from programs import AS_TYPED, ROOT, Program
 
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
+[CODE] = re.findall(r"^```python\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
 
 
 def pattern(line, pids):
@@ -38,3 +44,20 @@ def test_each_step_prints_what_stands_there(directory):
                 if match.groups():
                     pids[re.search(r"pid (\d+)", line)[1]] = match[1]
         assert shell.wait() == (0, "")
+
+
+def test_the_code_serves_and_sigterm_leaves_only_the_lock_file(directory, path):
+    program = directory / "server.py"
+    program.write_text(CODE.replace("    serve(sock)\n", "    print(guard.address, flush=True)\n    serve(sock)\n"))
+    package = os.path.dirname(os.path.dirname(unixsock.__file__))  # PYTHONPATH may be relative, and we go elsewhere
+    environment = {**os.environ, "PYTHONPATH": package}
+    with Program([sys.executable, str(program)], cwd=directory, env=environment) as server:
+        address = server.line()
+        assert address == str(directory / "app.sock")
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE)
+                client.connect(address)
+                assert client.recv(100) == b"hello\n"
+        assert server.end(signal.SIGTERM) == (0, "")
+    assert sorted(os.listdir(directory)) == ["app.sock.lock", "server.py"]
