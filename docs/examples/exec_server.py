@@ -38,7 +38,9 @@ def main() -> None:
     # Process 1 of a container ignores a SIGTERM that has no handler. exec sets it back.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        sock, guard = unixsock.bind_exclusive(options.path, mode=0o660, timeout=options.timeout)
+        # gunicorn, for one, listens only if the socket does not listen yet, and Python's default is 128 at most.
+        # (Not socket.SOMAXCONN, which some systems' headers define as 128.)
+        sock, guard = unixsock.bind_exclusive(options.path, mode=0o660, backlog=2048, timeout=options.timeout)
         # After exec nothing closes these but the end of the server. Before it, an error closes them.
         with guard, sock.dup() if by_number else socket.socket(fileno=os.dup2(sock.fileno(), FIRST)) as listener:
             listener.set_inheritable(True)
