@@ -1,8 +1,11 @@
 """Bind PATH, then become COMMAND, a server that takes a listening descriptor on its command line.
 
-    exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
     exec_server.py /run/app/app.sock gunicorn app:wsgi -b fd://{fd} --no-control-socket
     exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd} --workers 0
+    exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
+
+uvicorn lets clients connect while it drains, and then cuts them off. Where that counts, use a program like
+with_uvicorn.py.
 
 A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. The mode is 0660.
 The server inherits socket and lock and holds both until its end. It has no guard: a socket file that it leaves is
