@@ -1,8 +1,11 @@
 """Bind PATH, then become COMMAND, a server that takes a listening descriptor on its command line.
 
-    exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
     exec_server.py /run/app/app.sock gunicorn app:wsgi -b fd://{fd} --no-control-socket
     exec_server.py /run/app/app.sock hypercorn app:app --bind fd://{fd} --workers 0
+    exec_server.py /run/app/app.sock uvicorn app:app --fd {fd}
+
+uvicorn lets clients connect while it drains, and then cuts them off. Where that counts, use a program like
+with_uvicorn.py.
 
 A COMMAND without {fd} gets the socket by systemd's protocol: descriptor 3, LISTEN_FDS and LISTEN_PID. The mode is 0660.
 The server inherits socket and lock and holds both until its end. It has no guard: a socket file that it leaves is
@@ -38,7 +41,9 @@ def main() -> None:
     # Process 1 of a container ignores a SIGTERM that has no handler. exec sets it back.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        sock, guard = unixsock.bind_exclusive(options.path, mode=0o660, timeout=options.timeout)
+        # gunicorn, for one, listens only if the socket does not listen yet, and Python's default is 128 at most.
+        # (Not socket.SOMAXCONN, which some systems' headers define as 128.)
+        sock, guard = unixsock.bind_exclusive(options.path, mode=0o660, backlog=2048, timeout=options.timeout)
         # After exec nothing closes these but the end of the server. Before it, an error closes them.
         with guard, sock.dup() if by_number else socket.socket(fileno=os.dup2(sock.fileno(), FIRST)) as listener:
             listener.set_inheritable(True)

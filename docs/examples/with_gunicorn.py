@@ -38,7 +38,9 @@ class Server(BaseApplication):
 def main(path: str) -> None:
     """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
     try:
-        sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
+        # gunicorn listens only if the socket does not listen yet, so its own setting of 2048 has no effect here, and
+        # Python's default is 128 at most. (Not socket.SOMAXCONN, which some systems' headers define as 128.)
+        sock, guard = unixsock.bind_exclusive(path, mode=0o660, backlog=2048, timeout=5)
     except (OSError, ValueError) as error:
         print(f"with_gunicorn.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)

@@ -14,7 +14,7 @@ import time
 
 from unixsock import _arguments as arguments
 from unixsock._arguments import Access
-from unixsock._errors import errno_of, name_path
+from unixsock._errors import errno_of
 from unixsock._guard import Guard
 from unixsock._lock_file import LockHeld, acquire
 from unixsock._refusal import explain, in_use
@@ -161,8 +161,7 @@ def _bind(address: str, type: int, access: Access | None, backlog: int | None) -
         if type != socket.SOCK_DGRAM:
             sock.listen() if backlog is None else sock.listen(backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
-    except BaseException as error:
+    except BaseException:
         while held is not None and not held.closed:  # again, where a signal handler's error came before its first step
             errno_of(held.close)  # ignored: the first error says more
-        name_path(error, address)
         raise

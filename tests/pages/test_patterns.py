@@ -11,11 +11,13 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -376,6 +378,8 @@ def run(code, **names):
 
 def test_a_block_of_the_page_that_no_test_asks_for_runs_as_it_stands(directory, monkeypatch):
     asked = re.findall(r'block\("(.+?)"\)', Path(__file__).read_text())
+    for file in Path(__file__).parents[1].glob("*/test_*.py"):
+        asked += re.findall(r'of_page\("recipes\.md", f?"(.+?)"\)', file.read_text())
     monkeypatch.chdir(directory)
     for code in {*BLOCKS} - {*map(block, asked)}:
         run(code)
@@ -426,15 +430,19 @@ def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
     assert not os.path.exists(path)
 
 
-def test_a_wait_in_asyncio_can_be_cancelled_and_ends_with_the_owner(path):
-    bind_when_free = run(block("bind_when_free"), asyncio=asyncio, unixsock=unixsock)["bind_when_free"]
+def test_a_wait_in_asyncio_ends_with_the_refusal_and_with_the_owner_and_can_be_cancelled(path):
+    names = run(block("bind_when_free"), asyncio=asyncio, time=time, unixsock=unixsock)
+    bind_when_free = names["bind_when_free"]
 
     async def wait():
         guard = unixsock.bind_exclusive(path)[1]
+        with pytest.raises(unixsock.AddressInUseError, match=re.escape(path)):
+            await bind_when_free(path, timeout=0.05)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(bind_when_free(path), 0.05)
         asyncio.get_running_loop().call_later(0.05, guard.close)
-        (await bind_when_free(path))[1].close()
+        with (await bind_when_free(path, mode=0o600, timeout=PATIENCE))[1]:
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
     asyncio.run(wait())
 

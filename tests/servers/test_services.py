@@ -3,8 +3,10 @@
 import contextlib
 import os
 import re
+import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 
@@ -13,12 +15,14 @@ import pytest
 import unixsock
 from children import PATIENCE
 from observed import as_root
-from programs import EXAMPLES, Connection, Program, end, refused, served_by
+from programs import EXAMPLES, Connection, Program, end, refused, served_by, until_refused
 
 PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
 EXEC_SERVER = str(EXAMPLES / "exec_server.py")
 LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", PAGE, re.MULTILINE)
 assert len(LINES) == 3, "the page shows uvicorn, gunicorn and hypercorn"
+
+UNIT = (EXAMPLES / "app.service").read_text(encoding="utf-8")
 
 # When it is imported, the path is bound. It answers for its process group, whose leader the server is.
 APP = r"""
@@ -54,6 +58,75 @@ def test_a_server_on_the_pages_lines_is_alone_and_starts_again_after_kill_9(line
             assert served_by(path) == server.pid
             kill(server.pid, number)
             server.wait()
+
+
+# Holds its first request back: it writes a byte to `held`, and waits for one from `release`.
+SLOW = r"""
+import asyncio, os
+print("imported", flush=True)
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        if scope["path"] == "/slow":
+            os.write({held}, b".")
+            readable = asyncio.Event()
+            asyncio.get_running_loop().add_reader({release}, readable.set)
+            await readable.wait()
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": b"Hello from pid %d\n" % os.getpgid(0)}})
+def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        os.write({held}, b".")
+        os.read({release}, 1)
+    start_response("200 OK", [])
+    return [b"Hello from pid %d\n" % os.getpgid(0)]
+"""
+SERVE_PY = (EXAMPLES / "with_uvicorn.py").read_text(encoding="utf-8")
+SERVE_PY = re.sub(r"async def hello.*?\n\n\n", "from app import app as hello\n\n\n", SERVE_PY, flags=re.DOTALL)
+STARTS = {line.split()[0]: [EXEC_SERVER, "PATH", *shlex.split(line)] for line in LINES}
+STARTS["the unit"] = re.search(r"^ExecStart=/usr/bin/python3 (.*)$", UNIT, re.MULTILINE)[1].split()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_new_clients_are_refused_while_a_server_drains_but_connect_to_uvicorns_fd(start, path, directory, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    pipes = [os.pipe() for _ in range(2)]
+    (held, tell), (wait, release) = pipes
+    (directory / "app.py").write_text(SLOW.format(held=tell, release=wait))
+    (directory / "serve.py").write_text(SERVE_PY)
+    command = [path if argument in {"PATH", "/run/app/app.sock"} else argument for argument in STARTS[start]]
+    with contextlib.ExitStack() as stack:
+        for number in sum(pipes, ()):
+            stack.callback(os.close, number)
+        command = ["sh", "-c", 'exec "$@" 2>&1', "sh", sys.executable, *command]
+        server = stack.enter_context(Program(command, cwd=directory, pass_fds=[tell, wait]))
+        until_said("listens" if start == "the unit" else "imported", server)  # the path is bound by then
+        assert served_by(path) == server.pid
+        client = stack.enter_context(contextlib.closing(Connection(path)))
+        client.request("GET", "/slow")
+        assert select.select([held], [], [], PATIENCE)[0]
+        os.kill(server.pid, signal.SIGTERM)
+        late = stack.enter_context(socket.socket(socket.AF_UNIX))
+        late.settimeout(PATIENCE)
+        if start == "uvicorn":
+            until_said("Waiting for connections to close", server)
+            late.connect(path)
+        else:
+            until_refused(path)
+        assert not select.select([client.sock], [], [], 0)[0]  # still in progress
+        os.write(release, b".")
+        assert client.getresponse().read() == b"Hello from pid %d\n" % server.pid
+        client.close()
+        server.wait()
+        if start == "uvicorn":
+            with contextlib.suppress(ConnectionResetError):
+                assert late.recv(1) == b""
+    if start == "the unit":
+        assert not os.path.exists(path)
+
+
+def until_said(words, program):
+    while words not in program.line():
+        pass
 
 
 @as_root

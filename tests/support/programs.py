@@ -20,6 +20,13 @@ EXAMPLES = ROOT / "docs" / "examples"
 AS_TYPED = {**os.environ, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
 
 
+def of_page(page, words):
+    """The one block of code in this page of docs that has these words."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    [code] = [code for code in re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if words in code]
+    return code
+
+
 class Program:
     """A running program, `argv` as for Popen; ended, with its process group, by the end of the with statement."""
 
