@@ -37,6 +37,10 @@ def each_option(length: int | None, seconds: float | None) -> None:
     unixsock.bind_exclusive("a", type=socket.SOCK_SEQPACKET, mode=0o660, backlog=5, timeout=2.5)
     unixsock.bind_exclusive("a", type=1, mode=None, backlog=None, timeout=None)
     unixsock.bind_exclusive("a", mode=length, backlog=length, timeout=seconds)
+    unixsock.bind_exclusive("a", mode=0o660, group="www-data")
+    unixsock.bind_exclusive("a", mode=0o660, group=length)
+    unixsock.bind_exclusive("a", mode=0o660, group=b"www-data")  # type: ignore[arg-type]
+    unixsock.bind_abstract("a", group="www-data")  # type: ignore[call-arg]
     unixsock.bind_exclusive("a", type="stream")  # type: ignore[arg-type]
     unixsock.bind_exclusive("a", mode="rw")  # type: ignore[arg-type]
     unixsock.bind_exclusive("a", backlog=2.5)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import errno
 import itertools
 import os
-from errno import EADDRINUSE, EAGAIN, ECONNREFUSED, EEXIST, EINVAL, ENOENT, EPROTOTYPE
+from errno import EADDRINUSE, EAGAIN, ECONNREFUSED, ECONNRESET, EEXIST, EINVAL, ENOENT, EPROTOTYPE
 from functools import partial
 from socket import SOCK_DGRAM, SOCK_STREAM
 from typing import NamedTuple
@@ -32,7 +32,7 @@ MANUAL_PAGES = {
     "socket.socket": "EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT",
     "socket.settimeout": "EBADF EINVAL ENOTTY",
     "socket.connect_ex": "EACCES EADDRNOTAVAIL EALREADY EBADF ECONNREFUSED EINPROGRESS EISCONN ELOOP ENOENT ENOTDIR "
-    "ENOTSOCK EPERM EPROTOTYPE ETIMEDOUT",
+    "ECONNRESET ENOTSOCK EPERM EPROTOTYPE ETIMEDOUT",
     "socket.bind": "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EINVAL ELOOP ENOENT ENOMEM ENOSPC ENOTDIR EROFS",
     "socket.listen": "EADDRINUSE EBADF EINVAL EOPNOTSUPP",
     "socket.close": "EBADF EDQUOT ENOSPC",
@@ -66,6 +66,9 @@ ANSWERS = {
     ("socket.connect_ex", SOCK_DGRAM, EPROTOTYPE): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_STREAM, EPROTOTYPE): (IN_USE, IN_USE),
     ("socket.connect_ex", SOCK_STREAM, EAGAIN): (IN_USE, IN_USE),
+    # It is just closing, on macOS and the BSDs.
+    ("socket.connect_ex", SOCK_DGRAM, ECONNRESET): (IN_USE, IN_USE),
+    ("socket.connect_ex", SOCK_STREAM, ECONNRESET): (IN_USE, IN_USE),
     # None is, but that takes a second probe.
     ("socket.connect_ex", SOCK_DGRAM, ECONNREFUSED): (USUAL, BELIEVED),
     # A socket that is not bound has no mode on this system. The socket file gets its mode after bind(2).

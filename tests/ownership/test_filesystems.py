@@ -166,12 +166,15 @@ def only(*names):
 
 
 @only("fuse")
-def test_where_the_filesystem_keeps_bits_of_its_own_another_mode_is_an_error(mounted):
-    script = "mkdir m/fixed; bindfs -p 0777 m/fixed m/fixed"
+def test_where_the_filesystem_ignores_chmod_and_chown_another_mode_or_group_is_an_error(mounted):
+    script = "mkdir m/fixed; bindfs -p 0777 -g 0 --chown-ignore m/fixed m/fixed"
     assert mounted.process.do(SHELL, script=script, cwd=os.path.dirname(mounted.place)) is None
     with mounted.process.fork() as owner:
         with pytest.raises(ChildError, match="0o777, not 0o600") as refusal:
             owner.do("unixsock.bind_exclusive(path, mode=0o600)", path=mounted.place + "/fixed/a.sock")
+        assert refusal.value.kind == "PermissionError"
+        with pytest.raises(ChildError, match="group stays 0, not 61002") as refusal:
+            owner.do("unixsock.bind_exclusive(path, mode=0o777, group=61002)")
         assert refusal.value.kind == "PermissionError"
         assert owner.value("os.listdir(os.path.dirname(path))") == ["a.sock.lock"]
         owner.do("unixsock.bind_exclusive(path, mode=0o777)[1].close()")

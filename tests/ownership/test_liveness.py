@@ -242,6 +242,27 @@ def test_a_live_stream_socket_that_refuses_the_datagram_probe_is_found_by_the_se
 
 
 @pytest.mark.parametrize(
+    ("datagram", "stream"), [(errno.ECONNRESET, errno.ECONNREFUSED), (errno.ECONNREFUSED, errno.ECONNRESET)]
+)
+def test_a_server_that_closes_during_a_probe_as_on_the_bsds_is_in_use_and_waited_for(path, datagram, stream):
+    leave_stale(path)
+    with answers(datagram, stream):
+        expect_refusal(path, BOUND)
+        assert os.path.exists(path)
+    closing = [True]
+
+    def answer(call):
+        if closing and call.args[0].type == (DGRAM if datagram == errno.ECONNRESET else STREAM):
+            closing.clear()
+            return errno.ECONNRESET
+        return call.run()
+
+    with instead("socket.connect_ex", answer):
+        start_and_close(path, timeout=20)
+    assert not closing
+
+
+@pytest.mark.parametrize(
     ("datagram", "stream", "raised"),
     [
         *[

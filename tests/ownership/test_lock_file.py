@@ -24,7 +24,8 @@ from observed import (
 from system_calls import before
 
 # What open(2) says of a link and of what cannot be opened for writing, on Linux, macOS and the BSDs; EINVAL is ours.
-WRONG_KIND = {errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP, errno.EACCES, errno.EINVAL}
+# FreeBSD says EMLINK of a link, and NetBSD EFTYPE, which is 79, and for which Python has no name.
+WRONG_KIND = {errno.ELOOP, errno.EMLINK, 79, errno.EISDIR, errno.ENXIO, errno.EOPNOTSUPP, errno.EACCES, errno.EINVAL}
 
 
 @pytest.fixture
