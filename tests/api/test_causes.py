@@ -101,6 +101,16 @@ def test_what_another_user_is_denied_says_whose_it_is(directory, user, setup, pa
     assert f"{os.strerror(code)} ({'; '.join(facts).format(directory=directory)}): '" in str(error)
 
 
+def test_the_server_of_another_uid_whose_lock_file_it_is_may_be_running(path):
+    unixsock.bind_exclusive(path)[1].close()
+    with (
+        instead("os.geteuid", lambda _: ME + 1),
+        instead("os.open", fails_with(errno.EACCES)),
+        pytest.raises(PermissionError, match="; that user's server may be running"),
+    ):
+        unixsock.bind_exclusive(path)
+
+
 def test_bits_that_forbid_their_owner_are_told(directory, path, user):
     directory.chmod(0o777)
     user.do("os.close(os.open(path + '.lock', os.O_CREAT, 0))", path=path)
