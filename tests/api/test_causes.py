@@ -102,10 +102,13 @@ def test_what_another_user_is_denied_says_whose_it_is(directory, user, setup, pa
 
 
 def test_the_server_of_another_uid_whose_lock_file_it_is_may_be_running(path):
+    def deny(call):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), call.args[0])
+
     unixsock.bind_exclusive(path)[1].close()
     with (
         instead("os.geteuid", lambda _: ME + 1),
-        instead("os.open", fails_with(errno.EACCES)),
+        instead("os.open", deny),
         pytest.raises(PermissionError, match="; that user's server may be running"),
     ):
         unixsock.bind_exclusive(path)
