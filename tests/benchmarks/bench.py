@@ -104,12 +104,14 @@ def close_same_calls(path, sock, lock):
 def lock_and_clear(path):
     lock = os.open(path + ".lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     os.fstat(lock)
+    os.fstat(lock)  # io.FileIO's own
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.lstat(path + ".lock")
     try:
         os.lstat(path)
         os.rename(path, path)
         probe = _socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        probe.settimeout(0)
         probe.connect_ex(path)
         probe.close()
         probe = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
