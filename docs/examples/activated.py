@@ -1,4 +1,7 @@
-"""Serve HTTP on the socket that systemd passes, or, started without one, on a path of its own: activated.py PATH."""
+"""Serve HTTP on the socket that systemd passes: activated.py PATH.
+
+If it is started without such a socket, it binds PATH itself.
+"""
 
 import contextlib
 import http.server
@@ -15,23 +18,23 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the pid of the server."""
+    """Answer every GET request with the pid of the server."""
 
-    timeout = 10.0  # seconds for a client to say something
+    timeout = 10.0  # seconds until a client that sends nothing is cut off
 
     def do_GET(self) -> None:
-        """Called by http.server."""
+        """Answer a GET request; http.server calls this."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def address_string(self) -> str:
-        """For the log. The inherited one takes the client's host, and here a client has none."""
+        """Name the client in the log: the inherited method takes its host, and here a client has none."""
         return "local"
 
 
 def listener(path: str) -> tuple[socket.socket, contextlib.AbstractContextManager[object]]:
-    """Take the socket that systemd passes, which needs no guard, since systemd owns it; or else bind `path`."""
+    """Take the socket that systemd passes, which needs no guard because systemd owns it, or else bind `path`."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
         os.set_inheritable(3, False)  # noqa: FBT003 - it has no name
         return socket.socket(fileno=3), contextlib.nullcontext()
@@ -39,19 +42,17 @@ def listener(path: str) -> tuple[socket.socket, contextlib.AbstractContextManage
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is in use, 1 after other errors."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         sock, guard = listener(path)
-    except unixsock.AddressInUseError as error:
-        print(f"activated.py: {error}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
     except (OSError, ValueError) as error:
-        sys.exit(f"activated.py: {error}")
+        print(f"activated.py: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard, socketserver.ThreadingUnixStreamServer(path, Hello, bind_and_activate=False) as server:
-        server.socket.close()  # one of its own, not bound
+        server.socket.close()  # the server has made one of its own, which is not bound
         server.socket = sock
-        server.daemon_threads = True  # clients that are not done do not keep the server from ending
+        server.daemon_threads = True  # or a client that is not done would keep the server from exiting
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(f"pid {os.getpid()} listens at {sock.getsockname()}", flush=True)
         signal.sigwait(STOP)

@@ -15,21 +15,21 @@ import time
 
 import unixsock
 
-PATIENCE = 10.0  # seconds for the daemon to start and to answer
+PATIENCE = 10.0  # seconds in which the daemon has to start and to answer
 
 
 class Call(socketserver.StreamRequestHandler):
-    """A line of words, and a line for an answer."""
+    """A call is one line of words, and its answer is one line of text."""
 
-    timeout = PATIENCE  # a client that sends nothing keeps the next one waiting for so long
+    timeout = PATIENCE  # for so long a client that sends nothing keeps the next one waiting
 
     def handle(self) -> None:
-        """Called by socketserver."""
+        """Answer one client; socketserver calls this."""
         self.wfile.write(b"pid %d has done: %s" % (os.getpid(), self.rfile.readline()))
 
 
 def serve(path: str) -> None:
-    """Be the daemon, until SIGTERM: exit status 0, 75 when the path is in use, 1 after another error."""
+    """Be the daemon. Exit with status 0 after SIGTERM, 75 if the path is taken, and 1 after any other error."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o600)
@@ -37,7 +37,7 @@ def serve(path: str) -> None:
         print(f"pid {os.getpid()}: {error}", flush=True)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard, socketserver.UnixStreamServer(path, Call, bind_and_activate=False) as server:
-        server.socket.close()  # one of its own, not bound
+        server.socket.close()  # the server has made one of its own, which is not bound
         server.socket = sock
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -46,7 +46,7 @@ def serve(path: str) -> None:
 
 
 def start(path: str) -> subprocess.Popen[bytes]:
-    """Start the daemon: out of reach of this terminal, in a directory that stays, and with a log for what it says."""
+    """Start the daemon out of reach of this terminal, in a directory that stays, with a log for its output."""
     argv = [sys.executable, os.path.abspath(__file__), path]
     with open(f"{path}.log", "ab") as log:
         return subprocess.Popen(  # noqa: S603 - this program
@@ -66,12 +66,12 @@ def connect(client: socket.socket, path: str) -> None:
             if time.monotonic() > deadline or status == 1:
                 raise
             if status is not None and not isinstance(error, BlockingIOError):
-                daemon = start(path)  # again if ours has ended, as one that is refused does
+                daemon = start(path)  # again if ours has exited, as one that is refused does
         time.sleep(0.02)
 
 
 def ask(path: str, words: list[str]) -> str:
-    """What the daemon answers. It may have done the work even if no answer comes, so this asks once."""
+    """Return the answer of the daemon. It may have done the work even if no answer comes, so this asks only once."""
     with socket.socket(socket.AF_UNIX) as client, client.makefile("rw", encoding="utf-8") as lines:
         client.settimeout(PATIENCE)
         connect(client, path)

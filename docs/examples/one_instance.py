@@ -1,7 +1,8 @@
-"""Let one process do the work of all: one_instance.py PATH WORD ... Start it as often as you like.
+"""Let one process do the work of all copies of the program: one_instance.py PATH WORD ...
 
-The first one does what its words say, and serves at PATH until Ctrl-C or SIGTERM. Each later one hands its words over,
-prints the answer, and ends. Without an answer it ends with an error: ask again if doing it twice does no harm.
+The first copy does what its words say, and then serves at PATH until Ctrl-C or SIGTERM ends it. Every later copy hands
+its words over to the first, prints the answer, and exits. If it gets no answer, it exits with an error. The work may be
+done by then, so run it again only if doing the work twice does no harm.
 """
 
 from __future__ import annotations
@@ -18,39 +19,39 @@ import time
 import unixsock
 
 STOP = {signal.SIGINT, signal.SIGTERM}
-PATIENCE = 5.0  # seconds for the one that runs to answer, or to let go
+PATIENCE = 5.0  # seconds in which the first copy has to answer, or to let go of the path
 
 
 def do(words: list[str]) -> str:
-    """What is done once for each call, in the process that serves."""
+    """Do the work of one call, in the process that serves, and return the answer."""
     print("done:", *words, flush=True)
     return f"pid {os.getpid()} has done: {' '.join(words)}\n"
 
 
 class Call(socketserver.StreamRequestHandler):
-    """A line of JSON, and a line for an answer."""
+    """A call is one line of JSON, and its answer is one line of text."""
 
-    timeout = PATIENCE  # a client that sends nothing keeps the next one waiting for so long
+    timeout = PATIENCE  # for so long a client that sends nothing keeps the next one waiting
 
     def handle(self) -> None:
-        """Called by socketserver."""
+        """Answer one client; socketserver calls this."""
         try:
             line = self.rfile.readline()
             if line.endswith(b"\n"):
                 self.wfile.write(do(json.loads(line)).encode())
         except OSError:
-            pass  # a client that has gone
+            pass  # the client has gone
 
 
 def hand_over(path: str, words: list[str]) -> str | None:
-    """What the one that runs answers. None if it has just gone or is busy: nothing was sent then."""
+    """Return the answer of the first copy, or None if nothing was sent, because that has just exited or is busy."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
         try:
             client.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             return None
-        # From here on it may have done it, answered or not: so no second try.
+        # From here on the work may have been done, even if no answer comes. So there is no second try.
         client.sendall(json.dumps(words).encode() + b"\n")
         with client.makefile("rb") as answer:
             text = answer.readline().decode()
@@ -60,7 +61,7 @@ def hand_over(path: str, words: list[str]) -> str | None:
 
 
 def bind_or_hand_over(path: str, words: list[str]) -> tuple[socket.socket, unixsock.Guard] | str:
-    """Be the one that serves, or have the answer of the one that does."""
+    """Bind the path and become the one that serves, or return the answer of the one that does."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -75,7 +76,7 @@ def bind_or_hand_over(path: str, words: list[str]) -> tuple[socket.socket, unixs
 
 
 def main(path: str, words: list[str]) -> None:
-    """Exit status 0, 75 when the path is taken and no process answers there, 1 after another error."""
+    """Exit with status 0, with 75 if the path is taken and nobody answers there, and with 1 after any other error."""
     try:
         outcome = bind_or_hand_over(path, words)
     except (OSError, ValueError) as error:
@@ -88,12 +89,12 @@ def main(path: str, words: list[str]) -> None:
     sock, guard = outcome
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     with guard, socketserver.UnixStreamServer(path, Call, bind_and_activate=False) as server:
-        server.socket.close()  # one of its own, not bound
+        server.socket.close()  # the server has made one of its own, which is not bound
         server.socket = sock
         print(do(words), end="", flush=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         signal.sigwait(STOP)
-        server.shutdown()  # after the call that is being done
+        server.shutdown()  # this waits for the call that is being answered
 
 
 if __name__ == "__main__":

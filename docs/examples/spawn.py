@@ -1,8 +1,8 @@
-"""Serve HTTP from spawned workers that share one socket, until Ctrl-C or SIGTERM: spawn.py PATH [METHOD].
+"""Serve HTTP from spawned workers that share one socket, until Ctrl-C or SIGTERM ends them: spawn.py PATH [METHOD].
 
-METHOD is multiprocessing's: spawn (default) or forkserver. When the parent is killed (kill -9), the workers serve on,
-and the path is theirs until the last of them has ended. They have no guard, so the last one leaves a stale socket
-file, which the next start removes.
+METHOD is a start method of multiprocessing: spawn (the default) or forkserver. If the parent is killed (kill -9), the
+workers keep serving, and they keep the path until the last of them has exited. They have no guard, so the last one
+leaves a stale socket file, which the next server to start removes.
 """
 
 import http.server
@@ -24,38 +24,38 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the pid of the worker."""
+    """Answer every GET request with the pid of the worker."""
 
-    timeout = 10.0  # seconds for a client to say something: until then it keeps the worker from ending
+    timeout = 10.0  # seconds; a client that sends nothing keeps its worker from exiting for so long
 
     def do_GET(self) -> None:
-        """Called by http.server."""
+        """Answer a GET request; http.server calls this."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-        """No log. The inherited one takes the client's host, and here a client has none."""
+        """Log nothing: the inherited method takes the client's host, and a client of a Unix-domain socket has none."""
 
 
 def work(sock: socket.socket, lock: Any) -> None:  # noqa: ANN401 - multiprocessing does not name this type
-    """What a worker does."""
+    """Serve until SIGTERM or Ctrl-C; a worker does this."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    # Not left to the parent, for PyPy makes a socket that it unpickles blocking.
-    sock.settimeout(0)  # every worker hears of a client, one gets it, and the others must not wait in accept()
-    lock.detach()  # takes the descriptor over from the parent: it stays open, and so the lock held, to the end
+    # This is not left to the parent, because PyPy makes a socket blocking when it unpickles it.
+    sock.settimeout(0)  # a client wakes every worker, one gets it, and the others must not wait in accept()
+    lock.detach()  # takes over the descriptor, which stays open, and so keeps the lock, until the worker exits
     with socketserver.ThreadingUnixStreamServer("", Hello, bind_and_activate=False) as server:
-        server.socket.close()  # one of its own, not bound
+        server.socket.close()  # the server has made one of its own, which is not bound
         server.socket = sock
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        os.write(1, b"worker %d\n" % os.getpid())  # in one piece, for all workers write to the same place
+        os.write(1, b"worker %d\n" % os.getpid())  # in one piece, because all workers write to one place
         signal.sigwait(STOP)
-        server.shutdown()  # accepts no more; the end of the with statement waits for the requests in progress
+        server.shutdown()  # it accepts no more, and the end of the with statement waits for the requests in progress
 
 
 def main(path: str, method: str) -> None:
-    """Exit status 0 after Ctrl-C or SIGTERM, 75 when the path is taken, 1 after another error."""
-    multiprocessing.resource_tracker.ensure_running()  # now: its start unblocks both signals
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
+    multiprocessing.resource_tracker.ensure_running()  # now, because starting it unblocks both signals
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)

@@ -1,11 +1,11 @@
-"""Serve HTTP, and replace the program without a gap: upgrade.py PATH. Change this file, then kill -USR2 its pid.
+"""Serve HTTP, and replace the program without a gap: upgrade.py PATH.
 
-The running version starts the program anew and passes both descriptors on, the socket's and the lock's. Once the new
-version is ready, the old one accepts no more connections, finishes those it has, and leaves. Clients notice nothing:
-there is one socket all the time, and a client that is not accepted yet waits in its backlog. A new version that ends
-before it is ready, or takes too long, changes nothing.
+Change this file, then kill -USR2 its pid. The running version starts the program anew, and passes on the descriptors of
+the socket and of the lock. Once the new version is ready, the old one accepts no more connections, finishes those that
+it has, and exits. Clients notice nothing, because there is one socket all the time, and a client that is not accepted
+yet waits in its backlog. If the new version exits before it is ready, or takes too long, the old one keeps running.
 
-The pid changes, and a service manager has to be told: systemd by MAINPID= (sd_notify(3)) or by its PIDFile=.
+The pid changes, so a service manager has to be told: systemd takes MAINPID= (sd_notify(3)) or reads a PIDFile=.
 """
 
 import argparse
@@ -23,41 +23,41 @@ import unixsock
 
 STOP = {signal.SIGINT, signal.SIGTERM}
 UPGRADE = signal.SIGUSR2  # as for nginx and gunicorn
-PATIENCE = 10.0  # seconds for a new version to be ready
+PATIENCE = 10.0  # seconds in which a new version has to be ready
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the pid of the server."""
+    """Answer every GET request with the pid of the server."""
 
-    timeout = 10.0  # seconds for a client to say something: until then it keeps the server from ending
+    timeout = 10.0  # seconds; a client that sends nothing keeps the server from exiting for so long
 
     def do_GET(self) -> None:
-        """Called by http.server."""
+        """Answer a GET request; http.server calls this."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(f"Hello from pid {os.getpid()}\n".encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-        """No log. The inherited one takes the client's host, and here a client has none."""
+        """Log nothing: the inherited method takes the client's host, and a client of a Unix-domain socket has none."""
 
 
 def upgraded(path: str, sock: int, lock: int) -> bool:
-    """Start this file anew, as it is now, with the descriptors `sock` and `lock`; whether it is ready."""
+    """Start this file anew, as it is now, with both descriptors, and return whether it got ready."""
     ready, report = os.pipe()
     command = [sys.executable, __file__, path, "--inherit", str(sock), str(lock), str(report)]
     with open(ready, "rb") as answer:
         try:
-            # It also inherits the blocked signals: what is sent to it before it waits for them is not lost.
+            # It also inherits the blocked signals, so none is lost that comes before it waits for them.
             new = subprocess.Popen(command, pass_fds=[sock, lock, report])  # noqa: S603 - this very program
         except OSError as error:
             print(f"pid {os.getpid()} serves on: {error}", flush=True)
             return False
         finally:
             os.close(report)
-        # It writes a byte when it is ready. The pipe's end without one: it has ended.
+        # It writes a byte when it is ready. If the pipe ends without one, it has exited.
         if select.select([answer], [], [], PATIENCE)[0] and answer.read(1):
             if STOP & signal.sigpending():
-                new.terminate()  # told to stop meanwhile: that was meant for the server, whichever version it is
+                new.terminate()  # a signal that came meanwhile was meant for the server, whichever version that is
             print(f"pid {os.getpid()} leaves to pid {new.pid}", flush=True)
             return True
     new.kill()
@@ -66,7 +66,7 @@ def upgraded(path: str, sock: int, lock: int) -> bool:
 
 
 def main() -> None:
-    """Exit status 0 after Ctrl-C, SIGTERM or an upgrade, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after a signal or an upgrade, 75 if the path is taken, and 1 after any other error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", metavar="PATH", help="where the socket goes")
     parser.add_argument("--inherit", metavar=("SOCKET", "LOCK", "READY"), nargs=3, type=int, help=argparse.SUPPRESS)
@@ -74,9 +74,8 @@ def main() -> None:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, UPGRADE})
     if options.inherit:
-        # No guard comes with the descriptors, so the socket file stays in the end, stale, and the next start
-        # removes it. Until then a start is refused; the pid in the refusal is the first version's, which
-        # took the lock.
+        # No guard comes with the descriptors. So this version leaves a stale socket file, which the next server to
+        # start removes. Until then every other copy is refused with the pid of the first version, which took the lock.
         for number in options.inherit:
             os.set_inheritable(number, False)  # noqa: FBT003 - it has no name
         inherited, lock, report = options.inherit
@@ -93,11 +92,11 @@ def main() -> None:
             sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
         lock, report, let_go = guard.fileno(), None, guard.close
 
-    # Both versions hear of a client, one gets it, and the other must not wait in accept(). They share this flag: a
-    # version that made the socket blocking would make it so for the other, too.
+    # A client wakes both versions, one gets it, and the other must not wait in accept(). They share this flag, so a
+    # version that made the socket blocking would make it so for the other as well.
     sock.settimeout(0)
     server = socketserver.ThreadingUnixStreamServer(options.path, Hello, bind_and_activate=False)
-    server.socket.close()  # one of its own, not bound
+    server.socket.close()  # the server has made one of its own, which is not bound
     server.socket = sock
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"pid {os.getpid()} listens at {options.path}", flush=True)
@@ -108,9 +107,9 @@ def main() -> None:
     while signal.sigwait({*STOP, UPGRADE}) == UPGRADE:
         if upgraded(options.path, sock.fileno(), lock):
             break
-    server.shutdown()  # accepts no more
-    let_go()  # before the last requests are done: if the new version dies, they must not be in the next start's way
-    server.server_close()  # waits for the requests in progress
+    server.shutdown()  # it accepts no more
+    let_go()  # now, so that slow requests keep no other copy from starting if the new version dies
+    server.server_close()  # this waits for the requests in progress
 
 
 if __name__ == "__main__":

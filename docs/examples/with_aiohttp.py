@@ -9,12 +9,12 @@ import unixsock
 
 
 async def hello(_request: web.Request) -> web.Response:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     return web.Response(text=f"Hello from pid {os.getpid()}\n")
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
@@ -24,7 +24,7 @@ def main(path: str) -> None:
     app.add_routes([web.get("/", hello)])
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        web.run_app(app, sock=sock, print=None)  # ends on SIGTERM by itself, and closes the socket
+        web.run_app(app, sock=sock, print=None)  # it handles SIGTERM, and closes the socket
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import unixsock
 
 
 async def hello(stream: SocketStream) -> None:
-    """Answer one request; anyio itself knows no HTTP."""
+    """Answer one request by hand, because anyio itself knows no HTTP."""
     async with stream:
         try:
             await BufferedByteReceiveStream(stream).receive_until(b"\r\n\r\n", 65536)
@@ -21,7 +21,7 @@ async def hello(stream: SocketStream) -> None:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
             await stream.send(f"{head}\r\n\r\n{body}".encode())
         except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.BrokenResourceError):
-            pass  # not a request, or a client that has gone
+            pass  # that was no request, or the client has gone
 
 
 async def serve(sock: socket.socket) -> None:
@@ -35,7 +35,7 @@ async def serve(sock: socket.socket) -> None:
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:

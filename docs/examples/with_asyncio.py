@@ -10,7 +10,7 @@ import unixsock
 
 
 async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request; asyncio itself knows no HTTP."""
+    """Answer one request by hand, because asyncio itself knows no HTTP."""
     try:
         await reader.readuntil(b"\r\n\r\n")
         body = f"Hello from pid {os.getpid()}\n"
@@ -18,7 +18,7 @@ async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(f"{head}\r\n\r\n{body}".encode())
         await writer.drain()
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, asyncio.CancelledError):
-        pass  # not a request; a client that has gone; the end of the loop, where Python 3.11 and 3.12 would tell of it
+        pass  # that was no request, the client has gone, or the loop ends, which Python 3.11 and 3.12 would report
     finally:
         writer.close()
 
@@ -28,14 +28,14 @@ async def serve(sock: socket.socket) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    # asyncio closes the socket. From Python 3.13 on it also unlinks the path then; the guard still holds the lock.
+    # asyncio closes the socket, and from Python 3.13 on it also unlinks the path. The guard still holds the lock then.
     server = await asyncio.start_unix_server(hello, sock=sock)
     await stopped.wait()
     server.close()  # without wait_closed(), which waits for clients that send nothing
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:

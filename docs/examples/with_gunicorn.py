@@ -11,13 +11,13 @@ import unixsock
 
 
 def hello(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"Hello from pid {os.getpid()}\n".encode()]
 
 
 class Server(BaseApplication):
-    """gunicorn without its command line."""
+    """Run gunicorn without its command line."""
 
     def __init__(self, **settings: object) -> None:
         """Take gunicorn's settings by their names."""
@@ -25,18 +25,18 @@ class Server(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        """Called by gunicorn."""
+        """Set gunicorn's settings; gunicorn calls this."""
         for name, value in self.settings.items():
-            if name in self.cfg.settings:  # gunicorn before 25.1 knows no control socket
+            if name in self.cfg.settings:  # gunicorn before 25.1 has no control socket
                 self.cfg.set(name, value)
 
     def load(self) -> Callable[..., Any]:
-        """Called by gunicorn."""
+        """Return the application; gunicorn calls this."""
         return hello
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         # gunicorn listens only if the socket does not listen yet, so its own setting of 2048 has no effect here, and
         # Python's default is 128 at most. (Not socket.SOMAXCONN, which some systems' headers define as 128.)
@@ -44,18 +44,18 @@ def main(path: str) -> None:
     except (OSError, ValueError) as error:
         print(f"with_gunicorn.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
-    # Workers are forked with both descriptors. One that outlives a killed gunicorn keeps the path until it ends.
+    # Workers are forked with both descriptors. A worker that outlives a killed gunicorn keeps the path until it exits.
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        # gunicorn closes the descriptor, hence detach(), and unlinks the path when it begins to stop. The lock stays
-        # until the last worker has ended, so that no other copy has bound it by then.
+        # gunicorn closes the descriptor, which is why it gets it by detach(), and unlinks the path when it begins to
+        # stop. The lock is held until the last worker has exited, so no other copy can have bound the path by then.
         Server(
             bind=f"fd://{sock.detach()}",
             workers=2,
             threads=4,
-            graceful_timeout=5,  # seconds for requests in progress at the end; gunicorn's default is 30
+            graceful_timeout=5,  # seconds for the requests in progress when it stops; the default is 30
             loglevel="warning",
-            control_socket_disable=True,  # it has one place for all gunicorns of a user
+            control_socket_disable=True,  # because all gunicorns of a user share one path for it
         ).run()
 
 

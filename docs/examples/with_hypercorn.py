@@ -13,7 +13,7 @@ import unixsock
 
 
 async def hello(scope: dict[str, Any], _receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     if scope["type"] != "http":
         return  # hypercorn asks for "lifespan" first
     body = f"Hello from pid {os.getpid()}\n".encode()
@@ -23,7 +23,7 @@ async def hello(scope: dict[str, Any], _receive: object, send: Callable[[dict[st
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
@@ -32,7 +32,7 @@ def main(path: str) -> None:
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         config = hypercorn.Config()
-        config.bind = [f"fd://{sock.detach()}"]  # not fileno(): hypercorn closes the descriptor
+        config.bind = [f"fd://{sock.detach()}"]  # not fileno(), because hypercorn closes the descriptor
         config.loglevel = "WARNING"
         asyncio.run(hypercorn.asyncio.serve(hello, config))
 

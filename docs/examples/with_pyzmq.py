@@ -10,18 +10,18 @@ import unixsock
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
         print(f"with_pyzmq.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
-    # The context's end, term(), waits until its thread has closed the socket. Only then the guard closes.
+    # At its end the context waits, in term(), until its thread has closed the socket. The guard closes after that.
     with guard, zmq.Context() as context, context.socket(zmq.REP) as server:
-        server.setsockopt(zmq.USE_FD, sock.detach())  # ZeroMQ closes the descriptor, hence detach()
-        server.bind(f"ipc://{guard.address}")  # binds nothing: it listens on the descriptor
+        server.setsockopt(zmq.USE_FD, sock.detach())  # not fileno(), because ZeroMQ closes the descriptor
+        server.bind(f"ipc://{guard.address}")  # this binds nothing, it listens on the descriptor
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        # ZeroMQ's own wait would not notice a signal that comes just before it.
+        # ZeroMQ's own wait would miss a signal that comes just before it.
         stopped, stop = os.pipe()
         os.set_blocking(stop, False)
         signal.set_wakeup_fd(stop)

@@ -13,12 +13,12 @@ app = Sanic("hello")
 
 @app.get("/")
 async def hello(_request: Request) -> HTTPResponse:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     return text(f"Hello from pid {os.getpid()}\n")
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
@@ -26,7 +26,7 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        # In one process: sanic's workers are spawned, and would have neither the socket nor the lock.
+        # It runs in one process, because sanic's workers are spawned and would have neither the socket nor the lock.
         app.run(sock=sock, single_process=True, motd=False, access_log=False)
 
 

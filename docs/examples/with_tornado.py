@@ -13,10 +13,10 @@ import unixsock
 
 
 class Hello(tornado.web.RequestHandler):
-    """The application."""
+    """Answer every GET request with the pid of the server; this is the application."""
 
     def get(self) -> None:
-        """Called by tornado."""
+        """Answer a GET request; tornado calls this."""
         self.set_header("Content-Type", "text/plain")
         self.write(f"Hello from pid {os.getpid()}\n")
 
@@ -27,15 +27,15 @@ async def serve(sock: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = tornado.httpserver.HTTPServer(tornado.web.Application([("/", Hello)]))
-    sock.settimeout(0)  # non-blocking, as tornado expects: it accepts until no client is waiting
+    sock.settimeout(0)  # tornado expects this, because it accepts until no client is waiting
     server.add_socket(sock)
     await stopped.wait()
-    server.stop()  # closes the socket
+    server.stop()  # this closes the socket
     await server.close_all_connections()
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:

@@ -9,11 +9,11 @@ import trio
 
 import unixsock
 
-LIMIT = 65536  # bytes of a request's head
+LIMIT = 65536  # bytes that the head of a request may have
 
 
 async def hello(stream: trio.SocketStream) -> None:
-    """Answer one request; trio itself knows no HTTP. serve_listeners() closes the stream."""
+    """Answer one request by hand, because trio itself knows no HTTP. serve_listeners() closes the stream."""
     try:
         head = b""
         while b"\r\n\r\n" not in head:
@@ -25,7 +25,7 @@ async def hello(stream: trio.SocketStream) -> None:
         answer = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close"
         await stream.send_all(f"{answer}\r\n\r\n{body}".encode())
     except trio.BrokenResourceError:
-        pass  # a client that has gone
+        pass  # the client has gone
 
 
 async def serve(sock: socket.socket) -> None:
@@ -40,7 +40,7 @@ async def serve(sock: socket.socket) -> None:
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:

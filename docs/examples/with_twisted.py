@@ -13,18 +13,18 @@ MODE = 0o660
 
 
 class Hello(Resource):
-    """The application."""
+    """Answer every GET request with the pid of the server; this is the application."""
 
     isLeaf = True  # noqa: N815 - Twisted's name
 
     def render_GET(self, request: Request) -> bytes:  # noqa: N802 - the same
-        """Called by Twisted."""
+        """Answer a GET request; Twisted calls this."""
         request.setHeader("Content-Type", "text/plain")
         return f"Hello from pid {os.getpid()}\n".encode()
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=MODE, timeout=5)
     except (OSError, ValueError) as error:
@@ -32,9 +32,9 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
-        sock.settimeout(0)  # non-blocking, as Twisted expects
-        # These three lines are reactor.adoptStreamPort(), but for the mode: it makes that 0666, and all can connect
-        # until it is set back. At the end Twisted unlinks the path, while we hold the lock.
+        sock.settimeout(0)  # Twisted expects a non-blocking socket
+        # These three lines do what reactor.adoptStreamPort() does, except that it sets the mode to 0666, so that
+        # everybody could connect until it was set back. In the end Twisted unlinks the path, while we hold the lock.
         port = unix.Port._fromListeningDescriptor(reactor, sock.fileno(), Site(Hello()))  # noqa: SLF001
         port.mode = MODE
         port.startListening()

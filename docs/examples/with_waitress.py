@@ -12,13 +12,13 @@ import unixsock
 
 
 def hello(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"Hello from pid {os.getpid()}\n".encode()]
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
@@ -26,7 +26,7 @@ def main(path: str) -> None:
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
 
     def stop(*_: object) -> None:
-        # Now: waitress finishes its requests first, and clients that connect meanwhile would get no answer.
+        # At once, because waitress finishes its requests first, and clients that connect meanwhile would get no answer.
         sock.close()
         sys.exit()
 

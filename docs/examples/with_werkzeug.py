@@ -14,20 +14,20 @@ app = flask.Flask(__name__)
 
 @app.get("/")
 def hello() -> flask.Response:
-    """The application."""
+    """Answer every request with the pid of the server; this is the application."""
     return flask.Response(f"Hello from pid {os.getpid()}\n", content_type="text/plain")
 
 
 def main(path: str) -> None:
-    """Exit status 0 after SIGTERM or Ctrl-C, 75 when the path is taken, 1 after another error."""
+    """Exit with status 0 after SIGTERM or Ctrl-C, with 75 if the path is taken, and with 1 after any other error."""
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o660, timeout=5)
     except (OSError, ValueError) as error:
         print(f"with_werkzeug.py: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # werkzeug leaves it alone
-        # app.run() takes no socket. This server makes a duplicate of it and closes that; the guard closes ours.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # werkzeug does not handle it
+        # app.run() takes no socket. This server duplicates it and closes the duplicate, and the guard closes ours.
         server = make_server(f"unix://{guard.address}", 0, app, threaded=True, fd=sock.fileno())
         print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
         server.serve_forever()
