@@ -2,15 +2,14 @@
 
 import re
 import socket
-from pathlib import Path
 
 import unixsock
+from markdown import block, read
 from system_calls import intercepted
 
-PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-
 # "close  18  close close open ...", the next lines indented.
-COUNTED = re.findall(r"^(\w.*?)  +(\d+)  (.*(?:\n  .*)*)$", PAGE, re.MULTILINE)
+TABLE = block(read("docs/protocol.md"), "bind, nothing there")
+COUNTED = re.findall(r"^(\w.*?)  +(\d+)  (.*(?:\n  .*)*)$", TABLE, re.MULTILINE)
 
 # What Linux calls them.
 KERNELS = {"connect_ex": "connect", "setblocking": "ioctl", "settimeout": "ioctl"}

@@ -3,34 +3,26 @@
 import errno
 import os
 import socket
-import stat
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 import unixsock
-from children import PATIENCE, Child, ChildError
-from observed import BIND
-from programs import of_page
+from children import PATIENCE, Child
+from markdown import block, read
+from observed import leave_stale, on_linux
 
 
 def connect(path, patience, sleep=time.sleep):
     """The page's client, which pauses by `sleep`."""
     waits = type("time", (), {"monotonic": staticmethod(time.monotonic), "sleep": staticmethod(sleep)})
     names = {"socket": socket, "time": waits}
-    exec(of_page("recipes.md", "def connect(path"), names)
+    exec(block(read("docs/recipes.md"), "def connect(path"), names)
     return names["connect"](path, patience)
 
 
-def make_stale(path):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(path)
-
-
-@pytest.mark.parametrize("file", [None, make_stale], ids=["no file", "a stale socket file"])
+@pytest.mark.parametrize("file", [None, leave_stale], ids=["no file", "a stale socket file"])
 def test_a_client_waits_for_the_server_and_not_for_the_file(file, path):
     if file:
         file(path)
@@ -58,15 +50,7 @@ def test_a_client_waits_for_the_server_and_not_for_the_file(file, path):
                 assert accepted.recv(1) == b"!"
 
 
-def test_the_socket_file_is_there_after_kill_9(path):
-    with Child() as server:
-        server.do(BIND, path=path)
-        server.kill()
-    assert subprocess.run(["test", "-S", path], timeout=PATIENCE, check=False).returncode == 0
-    assert stat.S_ISSOCK(os.stat(path).st_mode)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the errors are Linux's")
+@on_linux  # whose errors these are
 def test_a_connected_datagram_sender_has_to_connect_again_after_a_restart(path):
     bind = "sock, guard = unixsock.bind_exclusive(path, type=socket.SOCK_DGRAM)"
     with Child() as first, Child() as second, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
@@ -82,10 +66,3 @@ def test_a_connected_datagram_sender_has_to_connect_again_after_a_restart(path):
         sender.connect(path)
         sender.send(b"4")
         assert second.value("[sock.recv(1).decode() for _ in range(2)]") == ["3", "4"]
-
-
-def test_who_binds_to_learn_whether_a_server_runs_refuses_the_server(path):
-    with unixsock.bind_exclusive(path)[1], Child() as server:
-        with pytest.raises(ChildError) as refusal:
-            server.do(BIND, path=path)
-        assert refusal.value.kind == "AddressInUseError"

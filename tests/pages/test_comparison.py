@@ -3,10 +3,11 @@
 import re
 import subprocess
 
+from markdown import blocks, read
 from observed import on_linux
 from programs import AS_TYPED, ROOT
 
-PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+PAGE = read("docs/comparison.md")
 
 
 def rows(text, cells):
@@ -25,9 +26,9 @@ def all_won(cells):
 
 @on_linux  # the script reads /proc/net/unix
 def test_the_page_shows_what_its_command_measures():
-    [command] = re.findall(r"^```sh\n(.*)\n```$", PAGE, re.MULTILINE)
+    [command] = blocks(PAGE, "sh")
     run = subprocess.run(
-        ["sh", "-c", f"trap '' INT; {command} --rounds 2 unixsock unlink-bind bind-unlink"],
+        ["sh", "-c", f"trap '' INT; {command.strip()} --rounds 2 unixsock unlink-bind bind-unlink"],
         cwd=ROOT,
         env=AS_TYPED,
         capture_output=True,
@@ -42,7 +43,7 @@ def test_the_page_shows_what_its_command_measures():
 
 
 def test_the_readme_shows_what_the_page_shows():
-    compared = rows((ROOT / "README.md").read_text(encoding="utf-8").replace("`", ""), 4)
+    compared = rows(read("README.md").replace("`", ""), 4)
     compared.pop("", None)  # the header
     assert compared
     for label, (second, crash, file, race) in compared.items():
@@ -54,6 +55,6 @@ def test_the_readme_shows_what_the_page_shows():
 
 def test_the_chart_shows_the_figures_of_the_table():
     table = [re.match(r"\d+\.\d", cell)[0] for cells in rows(PAGE, 3).values() for cell in cells if cell[0].isdigit()]
-    chart = re.findall(r">(\d+\.\d)<", (ROOT / "docs" / "cost.svg").read_text(encoding="utf-8"))
+    chart = re.findall(r">(\d+\.\d)<", read("docs/cost.svg"))
     assert table
     assert sorted(table) == sorted(chart)

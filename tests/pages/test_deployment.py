@@ -1,13 +1,11 @@
-"""docs/deployment.md and its programs: another user connects, a unit, signals, exec and systemd's protocol."""
+"""docs/deployment.md: another user connects, the unit, signals, an exec that fails, and who owns a path."""
 
 import contextlib
 import grp
 import os
-import re
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 
@@ -15,33 +13,11 @@ import pytest
 
 import unixsock
 from children import PATIENCE, Child, ChildError
+from markdown import block, read
 from observed import BIND, BOUND, TAKEN, as_root, expect_refusal
-from programs import EXAMPLES, Program, refused, served_by
+from programs import EXAMPLES, Program, refused
 
-PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
-
-# A server that takes the descriptor that it is told.
-STAND_IN = r"""if True:
-    import os, socket, sys
-    assert "LISTEN_PID" not in os.environ
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    print(f"pid {os.getpid()} listens at {sock.getsockname()}", flush=True)
-    while True:
-        with sock.accept()[0] as client:
-            client.recv(4096)
-            client.sendall(f"HTTP/1.0 200 OK\r\n\r\nHello from pid {os.getpid()}\n".encode())
-"""
-STARTS = {
-    "exec, by number": ["exec_server.py", "PATH", sys.executable, "-c", STAND_IN, "{fd}"],
-    "exec, by systemd's protocol": ["exec_server.py", "PATH", sys.executable, str(EXAMPLES / "activated.py"), "other"],
-    "a path of its own": ["activated.py", "PATH"],
-}
-
-
-def block(part):
-    """The one block of code of the page that has `part` in it."""
-    [text] = [text for text in re.findall(r"^ *```\w+\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL) if part in text]
-    return text.strip()
+PAGE = read("docs/deployment.md")
 
 
 @as_root
@@ -53,7 +29,7 @@ def test_a_member_of_the_group_connects_and_another_user_does_not(part, run_by, 
         pytest.skip(f"no {run_by[0]}")
     place, path, group = str(directory / "app"), str(directory / "app" / "a.sock"), grp.getgrnam("daemon").gr_gid
     directory.chmod(0o755)
-    code = block(part).replace("/run/app", place).replace(" app ", " nobody ").replace("www-data", "daemon")
+    code = block(PAGE, part).replace("/run/app", place).replace(" app ", " nobody ").replace("www-data", "daemon")
     if run_by:
         subprocess.run(run_by, input=code.encode(), timeout=PATIENCE, check=True)
         guard = contextlib.nullcontext()
@@ -63,10 +39,10 @@ def test_a_member_of_the_group_connects_and_another_user_does_not(part, run_by, 
         guard = unixsock.bind_exclusive(path, mode=0o660)[1]
         exec(code, {"os": os, "guard": guard, "gid": group})
     connect = "os.setgroups(groups); os.setgid(64000); os.setuid(64000); socket.socket(socket.AF_UNIX).connect(path)"
-    with guard, Child() as member, Child() as stranger:
+    with guard, Child() as member, Child() as other:
         member.do(connect, groups=[group], path=path)
         with pytest.raises(ChildError, match="PermissionError"):
-            stranger.do(connect, groups=[], path=path)
+            other.do(connect, groups=[], path=path)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
@@ -81,7 +57,7 @@ def test_an_asyncio_server_with_the_pages_lines_ends_cleanly(number, path):
     program = f"""
 import asyncio, signal, sys, unixsock
 handler = lambda reader, writer: writer.close()
-{block("add_signal_handler")}
+{block(PAGE, "add_signal_handler")}
 sock, guard = unixsock.bind_exclusive(sys.argv[1])
 with guard:
     print("bound", flush=True)
@@ -93,21 +69,6 @@ with guard:
         assert client.recv(1) == b""  # it serves, so it has set its handlers
         assert server.end(number) == (0, "")
     assert os.listdir(os.path.dirname(path)) == ["a.sock.lock"]
-
-
-@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_a_second_start_ends_with_75_and_after_kill_9_the_next_one_serves(start, path):
-    name, *arguments = [path if argument == "PATH" else argument for argument in start]
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        with Program([sys.executable, str(EXAMPLES / name), *arguments]) as server:
-            assert server.line() == f"pid {server.pid} listens at {path}"
-            assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
-            status, errors = refused(name, *arguments)
-            assert status == os.EX_TEMPFAIL
-            assert re.fullmatch(rf"{re.escape(name)}: .*taken by.*{re.escape(path)}.*\n", errors)
-            assert served_by(path) == server.pid
-            server.end(number)
-    assert os.path.exists(path) == (name == "exec_server.py")  # which leaves no guard
 
 
 @pytest.mark.parametrize(("command", "status"), [(["/no", "{fd}"], 1), (["/no", "number"], 1), ([], 2)])
@@ -122,7 +83,7 @@ def test_the_pages_commands_find_who_is_the_reason_of_a_refusal(path, owns):
     with Child() as owner:
         owner.do(owns, path=path)
         expect_refusal(path, BOUND if "DGRAM" in owns else TAKEN)
-        command = block("fuser").replace("/run/app/app.sock", path)
+        command = block(PAGE, "fuser").replace("/run/app/app.sock", path)
         run = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, timeout=PATIENCE, check=True)
     fuser, ss = run.stdout.split("Netid")
     assert {int(pid) for pid in fuser.split()} == {owner.pid}

@@ -9,13 +9,12 @@ import sys
 import pytest
 
 from children import PATIENCE
-from programs import ROOT
+from markdown import FENCED, read
+from programs import EXAMPLES, ROOT
 
 DOCS = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
 PAGES = DOCS + sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(".github/*.md"))
-TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
-
-FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+TEXT = {page: read(page) for page in PAGES}
 BLOCKS = [(page, kind, text) for page in PAGES for _, kind, text in FENCED.findall(TEXT[page])]
 
 RUN = {"python", "sh"}
@@ -24,10 +23,7 @@ NOT_RUN = {"text", "ini", "nginx", "toml", "yaml"}
 # The pages whose code another test runs, which names them.
 TESTS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").glob("*/test_*.py"))}
 RUN_ELSEWHERE = {
-    page
-    for page in PAGES
-    for name, text in TESTS.items()
-    if name != os.path.basename(__file__) and f'"{os.path.basename(page)}"' in text
+    page for page in PAGES for name, text in TESTS.items() if name != os.path.basename(__file__) and f'"{page}"' in text
 }
 
 # The others have commands for people who work on the package. These are tried here: tests are collected, not run.
@@ -69,6 +65,11 @@ def test_every_page_can_be_reached_from_another(page):
     assert page in {target for other in PAGES if other != page for target, _ in links(other)}
 
 
+def test_every_example_is_linked_from_a_page():
+    examples = {str(file.relative_to(ROOT)) for file in EXAMPLES.iterdir() if file.is_file()}
+    assert examples <= {target for page in DOCS for target, _ in links(page)}
+
+
 def test_every_fence_is_the_begin_or_the_end_of_a_block():
     for page in PAGES:
         assert TEXT[page].count("```") == 2 * len(FENCED.findall(TEXT[page])), page
@@ -96,7 +97,7 @@ def test_a_command_for_those_who_work_on_the_package_names_what_there_is(page, l
             done = collected(arguments[2:])
             assert done.returncode == 0, done.stdout
         elif program == "python" and arguments[0].endswith(".py"):
-            compile((ROOT / arguments[0]).read_text(encoding="utf-8"), arguments[0], "exec")
+            compile(read(arguments[0]), arguments[0], "exec")
         else:
             assert as_in_continuous_integration(program, arguments)
 
@@ -110,7 +111,7 @@ def as_in_continuous_integration(program, arguments):
         same = f"environment {group} --group {group}"
     else:
         same = " ".join([f'bin/{program}"', *arguments])
-    return same in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    return same in read(".ci/run")
 
 
 @pytest.mark.parametrize("page", PAGES)

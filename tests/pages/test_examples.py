@@ -1,7 +1,5 @@
-"""The examples do what they say, as programs of their own, and end without a traceback."""
+"""What the examples that are servers have in common: a second copy, a crash, a signal, and a call with a wrong path."""
 
-import contextlib
-import errno
 import os
 import re
 import shutil
@@ -13,107 +11,85 @@ import sys
 import pytest
 
 from children import PATIENCE
-from programs import EXAMPLES, Program, answer, refused
+from observed import mode_of
+from programs import EXAMPLES, Program, answer, assert_refused, assert_says_what_is_wrong, served_by
 
-HELLO = "hello_http.py"
-TWO_OWNERS = EXAMPLES / "two_owners.py"
+# A server that takes the descriptor that it is told.
+TAKES_A_NUMBER = r"""if True:
+    import os, socket, sys
+    assert "LISTEN_PID" not in os.environ
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    print(f"pid {os.getpid()} listens at {sock.getsockname()}", flush=True)
+    while True:
+        with sock.accept()[0] as client:
+            client.recv(4096)
+            client.sendall(f"HTTP/1.0 200 OK\r\n\r\nHello from pid {os.getpid()}\n".encode())
+"""
+EXEC = "exec_server.py"
+# Each server, and what it is called with after the path.
+SERVERS = {
+    "activated.py": [],
+    f"{EXEC} by number": [sys.executable, "-c", TAKES_A_NUMBER, "{fd}"],
+    f"{EXEC} by systemd's protocol": [sys.executable, str(EXAMPLES / "activated.py"), "other"],
+    "hello_http.py": [],
+    "prefork.py": [],
+    "spawn.py": [],
+    "standby.py": [],
+    "upgrade.py": [],
+}
+# A second copy of these is not just refused: it hands its work over, or asks the first. They have tests of their own.
+OTHERS = {"one_instance.py", "on_demand.py"}
+PROGRAMS = {file.name for file in EXAMPLES.glob("*.py") if not file.name.startswith("with_")}
 
 
-@contextlib.contextmanager
-def hello(path):
-    """hello_http.py, listening at `path`."""
-    # Where nothing from outside makes Python flush at once, or print what is not UTF-8.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONIOENCODING": "utf-8:strict"}
-    with Program([sys.executable, str(EXAMPLES / HELLO), path], env=environment) as server:
-        assert server.line() == f"pid {server.pid} listens at {path}"
-        yield server
+def test_every_example_that_needs_no_other_package_is_tried():
+    assert {server.split()[0] for server in SERVERS} == PROGRAMS - OTHERS
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS - {"on_demand.py"}))  # whose daemon has a log instead
+def test_it_says_how_it_is_called_and_what_is_wrong_with_a_path(name):
+    assert_says_what_is_wrong(name, *(["true"] if name in (EXEC, "one_instance.py") else []))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_second_copy_is_refused_after_kill_9_the_next_one_serves_and_sigterm_ends_it_cleanly(server, path):
+    name, arguments = server.split()[0], SERVERS[server]
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with Program([sys.executable, str(EXAMPLES / name), path, *arguments]) as running:
+            assert running.line() == f"pid {running.pid} listens at {path}"
+            assert name == "hello_http.py" or mode_of(path) == 0o660
+            if name != "standby.py":  # which waits
+                assert_refused(running.pid, path, name, *arguments)
+            assert os.getpgid(served_by(path)) == running.pid  # itself, or a worker
+            status, errors = running.end(number)
+    assert "Traceback" not in errors
+    if name == EXEC:  # what it has become has no guard
+        assert os.path.exists(path)
+    else:
+        assert (status, os.listdir(os.path.dirname(path))) == (0, ["a.sock.lock"])
 
 
 @pytest.mark.parametrize("name", ["a.sock", "it's a.sock", os.fsdecode(b"\xff.sock")])
-def test_the_printed_commands_work_as_they_stand(directory, name):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_printed_command_works_as_it_stands_and_a_silent_client_does_not_delay_the_end(directory, name, number):
     if sys.platform == "darwin" and not name.isprintable():
         pytest.skip("file names are UTF-8 here")
-    with hello(str(directory / name)) as server:
-        for says, program in (("Ask it", "curl"), ("    or", "python3")):
-            said, _, command = server.line().partition(": ")
-            assert said == says
-            assert command.startswith(f"{program} ")
-            if shutil.which(program):
-                environment = {**os.environ, "no_proxy": "*"}
-                asked = subprocess.run(
-                    ["sh", "-c", command], env=environment, capture_output=True, timeout=PATIENCE, check=True
-                )
-                assert f"Hello from pid {server.pid}\n" in asked.stdout.decode()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_server_ends_cleanly_on_a_signal_with_a_client_that_sends_nothing(path, number):
-    with hello(path) as server, socket.socket(socket.AF_UNIX) as silent:
+    path = str(directory / name)
+    # Where nothing from outside makes Python flush at once, or print what is not UTF-8.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONIOENCODING": "utf-8:strict", "no_proxy": "*"}
+    run = [sys.executable, str(EXAMPLES / "hello_http.py"), path]
+    with Program(run, env=environment) as server, socket.socket(socket.AF_UNIX) as silent:
+        assert server.line() == f"pid {server.pid} listens at {path}"
+        says, _, command = server.line().partition(": ")
+        assert says == "Ask it"
         silent.connect(path)
-        answer(path)  # so that the silent one has been accepted, too
+        assert answer(path) == f"Hello from pid {server.pid}\n"  # so the silent one has been accepted, too
+        if shutil.which("curl"):
+            asked = subprocess.run(
+                ["sh", "-c", command], env=environment, capture_output=True, timeout=PATIENCE, check=True
+            )
+            assert asked.stdout.decode() == f"Hello from pid {server.pid}\n"
         status, errors = server.end(number)
     assert status == 0
-    assert re.fullmatch(r'local - - \[.*\] "GET / HTTP/1.1" 200 -\n', errors)
+    assert re.fullmatch(r'(local - - \[.*\] "GET / HTTP/1.1" 200 -\n)+', errors)
     assert not os.path.exists(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("x" * 108, os.strerror(errno.ENAMETOOLONG)),
-        ("missing/a.sock", os.strerror(errno.ENOENT)),
-        ("two\nlines/a.sock", os.strerror(errno.ENOENT)),
-        ("", "must end in a file name"),
-    ],
-)
-def test_a_path_that_cannot_be_had_is_refused_in_one_line(directory, name, reason):
-    status, errors = refused(HELLO, f"{directory}/{name}")
-    assert status == 1
-    assert re.fullmatch(rf"hello_http\.py: .*{reason}.*\n", errors)
-    assert os.listdir(directory) == []
-
-
-def test_without_a_path_the_usage_is_shown_and_an_empty_one_is_refused():
-    status, errors = refused(HELLO)
-    assert status == 2
-    assert errors.startswith("usage: hello_http.py [-h] PATH\n")
-    assert "Traceback" not in errors
-    assert refused(HELLO, "") == (1, "hello_http.py: path is empty\n")
-
-
-def play(program, directory):
-    """Run two_owners.py, or a variant; its exit status and output. Its temporary directories go to `directory`."""
-    environment = {**os.environ, "TMPDIR": str(directory)}
-    run = subprocess.run(
-        [sys.executable, str(program)], env=environment, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert run.stderr == b""
-    return run.returncode, run.stdout.decode()
-
-
-def test_two_owners_sees_both_usual_ways_lose_and_bind_exclusive_not_and_leaves_nothing(directory):
-    status, output = play(TWO_OWNERS, directory)
-    assert status == 0
-    assert re.findall(r"^(\w.*)$|=> (.*)$", output, re.MULTILINE) == [
-        ("unlink, then bind", ""),
-        ("", "a running server loses its path; after a crash the next start works"),
-        ("bind alone", ""),
-        ("", "a running server keeps its path; after a crash the next start fails"),
-        ("bind_exclusive", ""),
-        ("", "a running server keeps its path; after a crash the next start works"),
-    ]
-    assert os.listdir(directory) == []
-    pids = {int(pid) for pid in re.findall(r"(?:start|kill -9) +pid (\d+)", output)}
-    assert len(pids) == 9
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-
-
-@pytest.mark.parametrize("worse", ["unlink_then_bind", "bind_alone"])
-def test_two_owners_exits_1_when_bind_exclusive_is_no_better_than_the_others(directory, worse):
-    program = directory / "variant.py"
-    text = TWO_OWNERS.read_text()
-    assert text.count("unixsock.bind_exclusive") == 1
-    program.write_text(text.replace("unixsock.bind_exclusive", worse))
-    assert play(program, directory)[0] == 1

@@ -3,19 +3,17 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-import unixsock
-from children import PATIENCE
-from programs import AS_TYPED, ROOT, Program
+from markdown import blocks, read
+from programs import AS_TYPED, ELSEWHERE, ROOT, Program, received
 
-INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-STEPS = re.findall(r"^```sh\n(.*?)^```\n\n```text\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
-[CODE] = re.findall(r"^```python\n(.*?)^```$", INDEX, re.MULTILINE | re.DOTALL)
+INDEX = read("docs/index.md")
+TYPED, PRINTED = blocks(INDEX, "sh"), blocks(INDEX, "text")
+[CODE] = blocks(INDEX, "python")
 
 
 def pattern(line, pids):
@@ -29,11 +27,11 @@ def pattern(line, pids):
 
 @pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="printed as on Linux, which reports the owner's pid")
 def test_each_step_prints_what_stands_there(directory):
-    assert len(STEPS) == INDEX.count("```sh\n") == INDEX.count("```text\n")
+    assert len(TYPED) == len(PRINTED)
     environment = {**AS_TYPED, "TMPDIR": str(directory)}
     pids = {}
     with Program(["sh", "-c", "exec sh 2>&1"], cwd=ROOT, env=environment, stdin=subprocess.PIPE) as shell:
-        for typed, printed in STEPS:
+        for typed, printed in zip(TYPED, PRINTED):
             shell.type(typed)
             for line in printed.splitlines():
                 said = shell.line()
@@ -49,15 +47,9 @@ def test_each_step_prints_what_stands_there(directory):
 def test_the_code_serves_and_sigterm_leaves_only_the_lock_file(directory, path):
     program = directory / "server.py"
     program.write_text(CODE.replace("    serve(sock)\n", "    print(guard.address, flush=True)\n    serve(sock)\n"))
-    package = os.path.dirname(os.path.dirname(unixsock.__file__))  # PYTHONPATH may be relative, and we go elsewhere
-    environment = {**os.environ, "PYTHONPATH": package}
-    with Program([sys.executable, str(program)], cwd=directory, env=environment) as server:
+    with Program([sys.executable, str(program)], cwd=directory, env=ELSEWHERE) as server:
         address = server.line()
         assert address == str(directory / "app.sock")
-        for _ in range(2):
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(PATIENCE)
-                client.connect(address)
-                assert client.recv(100) == b"hello\n"
+        assert [received(address), received(address)] == [b"hello\n"] * 2
         assert server.end(signal.SIGTERM) == (0, "")
     assert sorted(os.listdir(directory)) == ["app.sock.lock", "server.py"]

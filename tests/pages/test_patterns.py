@@ -1,11 +1,9 @@
-"""The examples of workers, one instance, a standby, TLS and peers do what they say; the blocks of recipes.md, too."""
+"""The examples of workers, of one instance and of a standby do what they say, and so do the blocks of recipes.md."""
 
 import asyncio
 import contextlib
-import http.client
 import os
 import re
-import secrets
 import select
 import shutil
 import signal
@@ -24,36 +22,17 @@ from pathlib import Path
 import pytest
 
 import unixsock
-from children import PATIENCE, Child, ChildError
-from observed import as_root, on_linux
-from programs import EXAMPLES, Connection, Program, end, refused, served_by, slow_request, until_refused
+from children import PATIENCE, Child
+from markdown import block, blocks, read
+from observed import BOUND, as_root, expect_refusal, on_linux, start_and_close
+from programs import EXAMPLES, Program, end, refused, served_by, slow_request, taken_by, until_refused
 
-not_as_nobody = pytest.mark.skipif(os.geteuid() == 65534, reason="a server that runs as nobody serves nobody")
+PAGE = read("docs/recipes.md")
 ONE = "one_instance.py"
 
 
 def started(name, *arguments):
     return Program([sys.executable, str(EXAMPLES / name), *arguments])
-
-
-def refusal(name, path, *arguments):
-    """What a program that cannot have `path` says, in one line."""
-    status, errors = refused(name, path, *arguments)
-    assert status == (os.EX_TEMPFAIL if "in use" in errors else 1)
-    assert re.fullmatch(rf"{re.escape(name)}: .*{re.escape(path)}.*\n", errors)
-    return errors
-
-
-def taken_by(pid):
-    return f"taken by pid {pid}" if os.path.exists("/proc/locks") else "in use"
-
-
-@pytest.mark.parametrize("name", ["one_instance", "peer", "prefork", "spawn", "standby", "tls", "upgrade"])
-def test_without_an_address_it_says_how_it_is_called(name):
-    status, errors = refused(f"{name}.py")
-    assert status != 0
-    assert f"{name}.py " in errors
-    assert "Traceback" not in errors
 
 
 @contextlib.contextmanager
@@ -75,10 +54,9 @@ of_workers = pytest.mark.parametrize(
 
 
 @of_workers
-def test_workers_answer_a_second_parent_is_refused_and_workers_serve_on_without_theirs(path, program):
+def test_workers_serve_on_without_their_parent_and_keep_the_path_until_the_last_has_ended(path, program):
     with workers(path, *program) as (parent, pids):
         assert all(served_by(path) in pids for _ in range(20))
-        assert taken_by(parent.pid) in refusal(program[0], path)
         end(parent.pid, signal.SIGKILL)
         while pids:
             assert served_by(path) in pids
@@ -113,9 +91,9 @@ def test_the_parent_ends_with_its_workers_which_finish_their_requests_without_ne
 
 def test_a_worker_that_dies_is_replaced(path):
     with workers(path, "prefork.py") as (parent, pids):
-        dead = pids.pop()
-        os.kill(dead, signal.SIGKILL)
-        assert parent.line() == f"worker {dead} has died"
+        killed = pids.pop()
+        os.kill(killed, signal.SIGKILL)
+        assert parent.line() == f"worker {killed} has died"
         new = worker(parent)
         for pid in (parent.pid, *pids):
             end(pid, signal.SIGKILL)
@@ -196,7 +174,9 @@ def test_a_standby_takes_over_when_the_first_is_gone_and_ends_cleanly_while_it_w
 
 def test_a_standby_does_not_wait_for_what_is_not_a_socket(path):
     Path(path).write_text("precious")
-    assert "not a socket" in refusal("standby.py", path)
+    status, errors = refused("standby.py", path)
+    assert status == 1
+    assert "not a socket" in errors
 
 
 @pytest.fixture
@@ -214,179 +194,104 @@ def certificate(directory):
     return files
 
 
-@contextlib.contextmanager
-def tls(path, certificate):
-    """tls.py, listening at `path`."""
-    with started("tls.py", path, *certificate) as server:
-        assert server.line() == f"pid {server.pid} listens at {path}"
-        yield server
-
-
-class TLSConnection(Connection):
-    """http.client over TLS over a Unix-domain socket; trusts `certificate` alone."""
-
-    def __init__(self, path, certificate):
-        super().__init__(path)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.load_verify_locations(certificate)
-
-    def connect(self):
-        super().connect()
-        self.sock = self._context.wrap_socket(self.sock, server_hostname="localhost")
-
-
-def served_over_tls_by(path, certificate):
-    with contextlib.closing(TLSConnection(path, certificate[0])) as connection:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        assert response.length
-        return int(re.fullmatch(rb"Hello from pid (\d+)\n", response.read())[1])
-
-
-def test_with_a_tls_wrapper_around_the_listener_the_lock_stays_until_the_wrapper_is_closed(path, certificate):
-    with tls(path, certificate) as server:
-        assert served_over_tls_by(path, certificate) == server.pid
-        assert taken_by(server.pid) in refusal("tls.py", path, *certificate)
-        server.end(signal.SIGKILL)
-    with tls(path, certificate) as server, socket.socket(socket.AF_UNIX) as silent:
-        silent.connect(path)  # does not shake hands, and keeps no other client waiting
-        with contextlib.closing(Connection(path)) as connection, pytest.raises((OSError, http.client.HTTPException)):
-            connection.request("GET", "/")  # speaks no TLS, and is cut off without a traceback
-            connection.getresponse()
-        assert served_over_tls_by(path, certificate) == server.pid
-        assert server.end(signal.SIGTERM) == (0, "")
-    assert not os.path.exists(path)
-
-
-def test_the_end_of_an_answer_over_tls_is_no_cut(path, certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(certificate[0])
-    with tls(path, certificate), socket.socket(socket.AF_UNIX) as plain:
-        plain.settimeout(PATIENCE)
-        plain.connect(path)
-        with context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as client:
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            while client.recv(4096):  # SSLEOFError where close_notify is missing
-                pass
-            client.unwrap()
-
-
-def test_a_certificate_that_cannot_be_had_is_told_before_anything_is_bound(path, directory):
-    status, errors = refused("tls.py", path, *2 * [str(directory / "missing.pem")])
-    assert status == 1
-    assert re.fullmatch(r"tls\.py: \[Errno 2\] .*\n", errors)
-    assert os.listdir(directory) == []
-
-
-@pytest.fixture
-def address(path):
-    """What peer.py is told: an abstract name that nobody else uses, or a path where there are none."""
-    return f"unixsock-test-{secrets.token_hex(8)}" if sys.platform == "linux" else path
-
-
-@contextlib.contextmanager
-def peer(address, *wrapper):
-    """peer.py, listening at `address`, started by way of the program `wrapper`."""
-    with Program([*wrapper, sys.executable, str(EXAMPLES / "peer.py"), address]) as server:
-        assert server.line() == f"pid {server.pid} listens at {address}"
-        yield server
-
-
-def ask(address):
-    """Exit status, output and errors of the client in peer.py."""
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / "peer.py"), address, "ask"], capture_output=True, timeout=PATIENCE, check=False
-    )
-    return run.returncode, run.stdout.decode(), run.stderr.decode()
-
-
-@not_as_nobody
-def test_our_own_user_is_served(address):
-    with peer(address) as server:
-        assert ask(address) == (0, f"Hello from pid {server.pid}\n", "")
-        assert server.end(signal.SIGTERM) == (0, "")
-    status, _, errors = ask(address)
-    assert status == 1
-    assert re.fullmatch(rf"peer\.py: {re.escape(address)}: .*\n", errors)
-
-
-@on_linux
-@as_root
-def test_another_user_is_turned_away_without_an_answer(address, user):
-    with peer(address) as server:
-        user.do(
-            "client = socket.socket(socket.AF_UNIX)\n"
-            "client.settimeout(20)\n"
-            "client.connect('\\0' + address)\n"
-            "try: client.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); got = client.recv(100).decode()\n"
-            "except (BrokenPipeError, ConnectionResetError): got = ''",
-            address=address,
-        )
-        assert user.value("got") == ""
-        assert server.line() == "uid 65534 is turned away"
-        assert ask(address) == (0, f"Hello from pid {server.pid}\n", "")
-
-
-@on_linux
-@not_as_nobody
-def test_in_a_user_namespace_nobody_is_taken_for_our_own_user(address):
-    if os.system("unshare --user true 2>/dev/null") != 0:
-        pytest.skip("may not make a user namespace here")
-    with peer(address, "unshare", "--user") as server:
-        status, output, errors = ask(address)
-        assert (status, output) == (1, "")
-        assert re.fullmatch(rf"peer\.py: {re.escape(address)}: .*\n", errors)
-        assert server.line() == "uid 65534 is turned away"
-
-
-@on_linux
-def test_a_peer_with_our_own_pid_is_unknown_and_refused(address):
-    # gVisor answers so for every peer. On Linux, it is a server in the client's own process.
-    asks = f"import runpy; runpy.run_path({str(EXAMPLES / 'peer.py')!r})['ask'](address)"
-    with Child() as child:
-        child.do("sock, guard = unixsock.bind_abstract(address)", address=address)
-        with pytest.raises(ChildError, match="not our server's: it belongs to an unknown user") as refusal:
-            child.do(asks)
-        assert refusal.value.kind == "SystemExit"
-        child.do("with sock.accept()[0] as client: got = client.recv(100).decode()")
-        assert child.value("got") == ""
-
-
-@on_linux
-@as_root
-def test_a_client_sends_nothing_to_a_server_of_another_user(address, user):
-    user.do("sock, guard = unixsock.bind_abstract(address)", address=address)
-    assert "abstract name" in refusal("peer.py", address)
-    assert ask(address) == (1, "", f"peer.py: {address} is not our server's: it belongs to uid 65534\n")
-    user.do("with sock.accept()[0] as client: got = client.recv(100).decode()")
-    assert user.value("got") == ""
-
-
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", (EXAMPLES.parent / "recipes.md").read_text(), re.MULTILINE | re.DOTALL)
-
-
-def block(words):
-    """The code in recipes.md that has these words."""
-    [code] = [code for code in BLOCKS if words in code]
-    return code
-
-
 def run(code, **names):
     exec(code, names)
     return names
 
 
+def test_tls_is_served_and_the_path_is_free_when_the_wrapper_is_closed_before_the_guard(path, certificate):
+    ours, theirs = (ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    ours.load_cert_chain(*certificate)
+    theirs.load_verify_locations(certificate[0])
+
+    def ask():
+        with (
+            socket.socket(socket.AF_UNIX) as plain,
+            theirs.wrap_socket(plain, server_hostname="localhost", do_handshake_on_connect=False) as client,
+        ):
+            client.connect(path)
+            got.append(client.recv(100))
+
+    def serve(listener):
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(path)  # it sends nothing, and keeps no other client waiting
+            (asks := threading.Thread(target=ask)).start()
+            with listener.accept()[0], listener.accept()[0] as client:
+                client.sendall(b"hello")
+                asks.join()
+        expect_refusal(path)
+
+    got = []
+    sock, guard = unixsock.bind_exclusive(path)
+    run(block(PAGE, "wrap_socket"), context=ours, sock=sock, guard=guard, serve=serve)
+    assert got == [b"hello"]
+    assert not os.path.exists(path)
+
+
+def test_a_tls_wrapper_that_outlives_the_guard_keeps_the_path(path):
+    sock, guard = unixsock.bind_exclusive(path)
+    with ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_socket(sock, server_side=True):
+        guard.close()
+        assert os.path.exists(path)
+        expect_refusal(path, BOUND)
+    start_and_close(path)
+
+
+PEER = block(PAGE, "def uid_of_peer")
+
+
+@contextlib.contextmanager
+def connected(child, directory, path):
+    """Our end of a connection; the other one is the `client` of `child`. Both have uid_of_peer()."""
+    directory.chmod(0o755)
+    sock, guard = unixsock.bind_exclusive(path, mode=0o666)
+    with guard:
+        child.do("client = socket.socket(socket.AF_UNIX); client.connect(path)", path=path)
+        with sock.accept()[0] as connection:
+            yield connection, run(PEER)["uid_of_peer"]
+
+
+@pytest.mark.skipif(os.geteuid() == 65534, reason="nobody is told apart from no other user without a number")
+@pytest.mark.parametrize("uid", [os.geteuid(), pytest.param(64000, marks=as_root)])
+def test_each_end_of_a_connection_is_told_the_others_user(directory, path, uid):
+    with Child() as other:
+        other.do(PEER)
+        other.do("if uid != os.geteuid(): os.setgroups([]); os.setgid(uid); os.setuid(uid)", uid=uid)
+        with connected(other, directory, path) as (connection, uid_of_peer):
+            assert uid_of_peer(connection) == uid
+            assert other.value("uid_of_peer(client)") == os.geteuid()
+
+
+@on_linux
+def test_in_a_user_namespace_a_user_without_a_number_is_unknown_although_it_shows_as_our_own(directory, path):
+    with Child() as inside:
+        inside.do(PEER)
+        if inside.value("ctypes.CDLL(None).unshare(0x10000000)") != 0:
+            pytest.skip("may not make a user namespace here")
+        with connected(inside, directory, path):
+            of_peer = "client.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12)"
+            assert inside.value(f"struct.unpack('iII', {of_peer})[1] == os.geteuid() == 65534")
+            assert inside.value("uid_of_peer(client)") is None
+
+
+@on_linux
+def test_a_peer_with_our_own_pid_is_unknown_since_gvisor_answers_so_for_every_peer():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert run(PEER)["uid_of_peer"](ours) is None
+
+
 def test_a_block_of_the_page_that_no_test_asks_for_runs_as_it_stands(directory, monkeypatch):
-    asked = re.findall(r'block\("(.+?)"\)', Path(__file__).read_text())
+    asked = []
     for file in Path(__file__).parents[1].glob("*/test_*.py"):
-        asked += re.findall(r'of_page\("recipes\.md", f?"(.+?)"\)', file.read_text())
+        asked += re.findall(r'block\(\w+(?:\("docs/recipes.md"\))?, "(.+?)"\)', file.read_text())
     monkeypatch.chdir(directory)
-    for code in {*BLOCKS} - {*map(block, asked)}:
+    for code in [code for code in blocks(PAGE, "python") if not any(part in code for part in asked)]:
         run(code)
 
 
 def test_a_loop_that_forks_and_accepts_serves_on_without_its_first_process(path):
-    code = f"import os, unixsock; path = {path!r}\n" + block("in range(3)")
+    code = f"import os, unixsock; path = {path!r}\n" + block(PAGE, "in range(3)")
     with Program([sys.executable, "-c", code]) as parent:
         while True:
             with (
@@ -406,7 +311,7 @@ def test_a_loop_that_forks_and_accepts_serves_on_without_its_first_process(path)
 def test_a_child_that_closes_the_guard_after_the_fork_is_not_in_the_way(path):
     with Child() as parent:
         parent.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
-        parent.do(block("register_at_fork"))
+        parent.do(block(PAGE, "register_at_fork"))
         with parent.fork() as child:
             assert child.value("guard.closed")
             assert not parent.value("guard.closed")
@@ -416,14 +321,14 @@ def test_a_child_that_closes_the_guard_after_the_fork_is_not_in_the_way(path):
 
 def test_a_closed_asyncio_server_leaves_the_socket_file_to_the_other_workers(path):
     sock, guard = unixsock.bind_exclusive(path)
-    serve = "async def serve():\n" + textwrap.indent(block("cleanup_socket") + "server.close()", "    ")
+    serve = "async def serve():\n" + textwrap.indent(block(PAGE, "cleanup_socket") + "server.close()", "    ")
     with guard:
         asyncio.run(run(serve, asyncio=asyncio, sys=sys, sock=sock, handler=None)["serve"]())
         assert os.path.exists(path)
 
 
 def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
-    listener = run(block("class UnixListener"), unixsock=unixsock)["UnixListener"](path)
+    listener = run(block(PAGE, "class UnixListener"), unixsock=unixsock)["UnixListener"](path)
     with pytest.raises(unixsock.AddressInUseError):
         unixsock.bind_exclusive(path)
     listener.close()
@@ -431,7 +336,7 @@ def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
 
 
 def test_a_wait_in_asyncio_ends_with_the_refusal_and_with_the_owner_and_can_be_cancelled(path):
-    names = run(block("bind_when_free"), asyncio=asyncio, time=time, unixsock=unixsock)
+    names = run(block(PAGE, "bind_when_free"), asyncio=asyncio, time=time, unixsock=unixsock)
     bind_when_free = names["bind_when_free"]
 
     async def wait():
@@ -449,12 +354,12 @@ def test_a_wait_in_asyncio_ends_with_the_refusal_and_with_the_owner_and_can_be_c
 
 def test_a_server_can_ask_whether_the_socket_file_is_still_its_own(path):
     with unixsock.bind_exclusive(path)[1] as guard:
-        still_ours = run(block("still_ours"), os=os, guard=guard)["still_ours"]
+        still_ours = run(block(PAGE, "still_ours"), os=os, guard=guard)["still_ours"]
         assert still_ours()
         os.unlink(path)
         assert not still_ours()
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.bind(path)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
             assert not still_ours()
 
 
@@ -469,7 +374,9 @@ def test_a_fixture_wakes_the_thread_of_its_server(wait):
             sock.accept()
 
     parts = {"tempfile": tempfile, "threading": threading, "socket": socket, "unixsock": unixsock, "serve": serve}
-    server = run(block("pytest.fixture"), pytest=types.SimpleNamespace(fixture=contextlib.contextmanager), **parts)
+    server = run(
+        block(PAGE, "pytest.fixture"), pytest=types.SimpleNamespace(fixture=contextlib.contextmanager), **parts
+    )
     with server["server"]() as address:
         assert os.path.exists(address)
     assert not os.path.exists(address)
@@ -477,5 +384,5 @@ def test_a_fixture_wakes_the_thread_of_its_server(wait):
 
 def test_a_cell_can_run_twice(directory, monkeypatch):
     monkeypatch.chdir(directory)
-    names = run(block("globals()"), unixsock=unixsock)
-    run(block("globals()"), **names)["guard"].close()
+    names = run(block(PAGE, "globals()"), unixsock=unixsock)
+    run(block(PAGE, "globals()"), **names)["guard"].close()

@@ -6,21 +6,19 @@ The other two commands need a package index: .ci/run takes them out of README.md
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-import unixsock
 from children import PATIENCE
-from programs import AS_TYPED, ROOT, Program, answer
+from markdown import blocks, read
+from programs import AS_TYPED, ELSEWHERE, ROOT, Program, answer, received
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-[CODE] = [text for kind, text in BLOCKS if kind == "python"]
-[REFUSAL] = [text for kind, text in BLOCKS if kind == "text"]
-COMMANDS = [text for kind, text in BLOCKS if kind == "sh"]
+README = read("README.md")
+[CODE] = blocks(README, "python")
+[REFUSAL] = blocks(README, "text")
+COMMANDS = blocks(README, "sh")
 [SERVE] = [command for command in COMMANDS if "pip install" not in command]
 
 
@@ -40,7 +38,7 @@ def test_the_command_that_starts_a_server_serves_from_the_clone_until_ctrl_c(pat
 def test_the_commands_that_install_are_those_that_continuous_integration_runs():
     assert [command.count("\n") for command in COMMANDS] == [1] * len(COMMANDS)
     assert "pytest" in "".join({*COMMANDS} - {SERVE})
-    assert re.search(r"/pip install/.* README\.md", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert re.search(r"/pip install/.* README\.md", read(".ci/run"))
 
 
 @pytest.mark.parametrize("name", re.findall(r"`[^`\n]*?((?:tests|docs)/[\w/.]+)[^`\n]*`", README))
@@ -55,26 +53,18 @@ def test_the_code_serves_clients_a_second_copy_prints_what_stands_there_and_the_
     assert "/tmp/greet.sock" in CODE
     program = directory / "readme.py"
     program.write_text(CODE.replace("/tmp/greet.sock", path))
-    package = os.path.dirname(os.path.dirname(unixsock.__file__))  # PYTHONPATH may be relative, and we go elsewhere
-    run = {"cwd": directory, "env": {**os.environ, "PYTHONPATH": package}}
+    run = {"cwd": directory, "env": ELSEWHERE}
     argv = [sys.executable, "-u", str(program)]  # -u: its line comes at once through a pipe, too
-
-    def served():
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PATIENCE)
-            client.connect(path)
-            return client.recv(100)
-
     with Program(argv, **run) as first:
         assert first.line() == f"listening at {path}"
         second = subprocess.run(argv, **run, capture_output=True, timeout=PATIENCE, check=False, text=True)
         refusal = REFUSAL.replace("/tmp/greet.sock", path).replace("pid 7101", f"pid {first.pid}")
         assert (second.returncode, second.stderr) == (1, refusal)
-        assert [served(), served()] == [b"hello\n"] * 2
+        assert [received(path), received(path)] == [b"hello\n"] * 2
         first.end(signal.SIGKILL)
     assert os.path.exists(path)
     with Program(argv, **run) as third:
         assert third.line() == f"listening at {path}"
-        assert served() == b"hello\n"
+        assert received(path) == b"hello\n"
         third.end(signal.SIGINT)
     assert not os.path.exists(path)

@@ -11,16 +11,16 @@ import pickle
 import re
 import socket
 import sys
-from pathlib import Path
 from types import FunctionType
 
 import pytest
 
 import unixsock
 from children import Child
+from markdown import blocks, read
 from observed import on_linux
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+PAGE = read("docs/reference.md")
 
 # What stands between a heading and the next one, by the heading.
 _, *PARTS = re.split(r"^#+ (.*)\n", PAGE, flags=re.MULTILINE)
@@ -43,7 +43,7 @@ def rows(heading):
 
 def shown(name):
     """What the section's code defines as `name`."""
-    [code] = re.findall(r"^```python\n(.*?)^```$", SECTIONS[name], re.MULTILINE | re.DOTALL)
+    [code] = blocks(SECTIONS[name], "python")
     names = {"os": os, "socket": socket}
     exec("from __future__ import annotations\n" + code, names)
     return names[name]

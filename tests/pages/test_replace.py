@@ -8,9 +8,10 @@ import pytest
 
 import unixsock
 from children import PATIENCE, Child
-from programs import of_page
+from markdown import block, read
 
-BIND = f"import contextlib\n{of_page('recipes.md', 'def bind_or_replace')}\nsock, guard = bind_or_replace(path)"
+CODE = block(read("docs/recipes.md"), "def bind_or_replace")
+BIND = f"import contextlib\n{CODE}\nsock, guard = bind_or_replace(path)"
 # Serves until it is asked to leave.
 SERVE = """
 while not guard.closed:
@@ -35,7 +36,7 @@ def asked(path):
 
 def bind_or_replace(path, timeout):
     names = {"contextlib": contextlib, "socket": socket, "unixsock": unixsock}
-    exec(of_page("recipes.md", "def bind_or_replace"), names)
+    exec(CODE, names)
     return names["bind_or_replace"](path, timeout)
 
 

@@ -1,4 +1,4 @@
-"""gunicorn with the bind of docs/recipes.md, where gunicorn.conf.py finds it again: SIGHUP, a second copy, kill -9."""
+"""gunicorn with the bind of docs/recipes.md, where gunicorn.conf.py finds it again: SIGHUP, and a second copy."""
 
 import contextlib
 import os
@@ -12,8 +12,10 @@ from test_recipes import needs
 from test_services import EXEC_SERVER
 
 from children import PATIENCE, exit_of
-from programs import Program, of_page, served_by
+from markdown import block, read
+from programs import Program, served_by
 
+RECIPES = read("docs/recipes.md")
 APP = """
 import os
 def wsgi(environ, start_response):
@@ -30,14 +32,11 @@ def start(request, path, directory):
     """How to start gunicorn, with what the page has in app_socket.py and gunicorn.conf.py, or by exec_server.py."""
     needs("with_gunicorn.py")
     command = [*GUNICORN]
-    conf = "from app import post_fork\nthreads = 2\n"  # threaded workers notice soon that theirs was killed
+    conf = "from app import post_fork\n"
     if request.param == "gunicorn.conf.py":
-        page = {
-            "app_socket.py": of_page("recipes.md", "# app_socket.py"),
-            "gunicorn.conf.py": of_page("recipes.md", "# gunicorn.conf.py"),
-        }
-        (directory / "app_socket.py").write_text(page["app_socket.py"].replace("/run/app/app.sock", path))
-        conf = page["gunicorn.conf.py"] + conf
+        binds = block(RECIPES, "# app_socket.py")
+        (directory / "app_socket.py").write_text(binds.replace("/run/app/app.sock", path))
+        conf = block(RECIPES, "# gunicorn.conf.py") + conf
     else:
         command = [sys.executable, EXEC_SERVER, path, *GUNICORN, "--bind", "fd://{fd}"]
     (directory / "gunicorn.conf.py").write_text(conf)
@@ -69,12 +68,3 @@ def test_at_sighup_gunicorn_reads_its_configuration_again_and_keeps_the_socket(s
         status, _ = server.end(signal.SIGTERM)
         assert status == 0
     assert not os.path.exists(path)
-
-
-def test_after_kill_9_gunicorn_starts_again(start, path):
-    with start() as server:
-        worker(server)
-        os.kill(server.pid, signal.SIGKILL)
-        with start() as again:  # waits for the worker, which notices within a second
-            new = worker(again)
-            assert served_by(path) == new

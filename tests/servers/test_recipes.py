@@ -8,18 +8,18 @@ import re
 import select
 import signal
 import socket
-import stat
 import sys
 
 import pytest
 
 import unixsock
 from children import PATIENCE, Child, ChildError
-from programs import EXAMPLES, Connection, Program, answer, refused, until_refused
+from markdown import read
+from observed import mode_of
+from programs import EXAMPLES, Connection, Program, answer, assert_refused, assert_says_what_is_wrong, until_refused
 
 # Each program, and the module that it needs beside us.
 RECIPES = {
-    "hello_http.py": "http.server",
     "with_aiohttp.py": "aiohttp",
     "with_anyio.py": "anyio",
     "with_asyncio.py": "asyncio",
@@ -36,6 +36,7 @@ RECIPES = {
     "with_waitress.py": "waitress",
     "with_werkzeug.py": "flask",
 }
+PROGRAMS = sorted({recipe.split()[0] for recipe in RECIPES})
 HTTP = [recipe for recipe in RECIPES if recipe != "with_pyzmq.py"]
 # Those that answer the requests in progress before they end. The others cut them off.
 DRAINING = {"aiohttp", "gunicorn", "hypercorn", "sanic", "uvicorn", "waitress"}
@@ -47,7 +48,6 @@ SETUP = {
 RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 # UNIXSOCK_RECIPES=all: what is not installed fails.
 ALL = os.environ.get("UNIXSOCK_RECIPES") == "all"
-PAGE = EXAMPLES.parent / "recipes.md"
 
 
 def installed(module):
@@ -110,34 +110,19 @@ def test_clients_are_answered(recipe, path):
                 assert response.read().startswith(b"Hello from pid ")
 
 
-def test_a_second_copy_says_in_one_line_who_has_the_path_and_the_first_one_serves_on(recipe, path):
-    program = recipe.split()[0]
-    with serving(recipe, path) as server:
-        status, errors = refused(program, path)
-        assert status == os.EX_TEMPFAIL
-        assert re.fullmatch(rf"{program}: .*in use.*{re.escape(path)}.*\n", errors)
-        if os.path.exists("/proc/locks"):
-            assert f"pid {server.pid}" in errors
-        assert_answers(server, recipe, path)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_says_how_it_is_called_and_what_is_wrong_with_a_path(program):
+    assert_says_what_is_wrong(needs(program))
 
 
-@pytest.mark.parametrize("program", sorted({recipe.split()[0] for recipe in RECIPES}))
-def test_without_a_path_it_says_how_it_is_called_and_one_that_cannot_be_had_is_refused_in_one_line(program):
-    needs(program)
-    assert refused(program, "") == (1, f"{program}: path is empty\n")
-    status, errors = refused(program)
-    assert status != 0
-    assert f"{program} " in errors
-    assert "PATH" in errors
-    assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith("with_")])
-def test_a_second_copy_waits_and_serves_after_kill_9(recipe, path):
+def test_a_second_copy_is_refused_and_one_that_waits_serves_after_kill_9(recipe, path):
     # It tells of each pause: it has been refused by then.
     told = "import time; sleep = time.sleep; time.sleep = lambda _: (print('waits', flush=True), sleep(0.1))"
-    with serving(needs(recipe), path) as first:
-        command = [sys.executable, "-c", f"{told}\n{RUN}", str(EXAMPLES / recipe.split()[0]), path]
+    program = recipe.split()[0]
+    with serving(recipe, path) as first:
+        assert_refused(first.pid, path, program)
+        assert_answers(first, recipe, path)
+        command = [sys.executable, "-c", f"{told}\n{RUN}", str(EXAMPLES / program), path]
         with Program(command) as second:
             assert second.line() == "waits"
             assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
@@ -147,7 +132,7 @@ def test_a_second_copy_waits_and_serves_after_kill_9(recipe, path):
             assert_answers(second, recipe, path)
 
 
-# A mode that is wrong for an instant is hard to catch from outside, so the program tells of each chmod(2) of the name.
+# A mode that is wrong for an instant is hard to catch from outside, so the program tells of each chmod(2) of the path.
 WATCHED = """
 import os, sys
 
@@ -167,9 +152,9 @@ def test_a_server_ends_with_only_the_lock_file_left_and_has_no_other_mode_at_any
         with serving(recipe, path, WATCHED) as server, socket.socket(socket.AF_UNIX) as client:
             if clients:
                 client.connect(path)
-            assert recipe == "hello_http.py" or stat.S_IMODE(os.stat(path).st_mode) == 0o660
+            assert mode_of(path) == 0o660
             assert_answers(server, recipe, path)  # so that the silent one has been accepted, too
-            assert recipe == "hello_http.py" or stat.S_IMODE(os.stat(path).st_mode) == 0o660
+            assert mode_of(path) == 0o660
             send(server.pid, number)
             status, errors = server.wait()
         assert status == 0, errors
@@ -262,7 +247,7 @@ def test_while_a_server_finishes_a_request_new_clients_are_refused_or_answered(r
         assert server.wait()[0] == 0
 
 
-def test_workers_that_outlive_a_killed_gunicorn_keep_name_and_lock_until_they_end(path):
+def test_workers_that_outlive_a_killed_gunicorn_keep_path_and_lock_until_they_end(path):
     recipe = needs("with_gunicorn.py")
     with serving(recipe, path) as server:
         assert_answers(server, recipe, path)
@@ -277,11 +262,11 @@ def test_workers_that_outlive_a_killed_gunicorn_keep_name_and_lock_until_they_en
 
 
 def test_every_recipe_is_tried_and_stands_in_the_table_with_a_line_that_it_has():
-    rows = re.findall(r"^\| .* \| `([^`]+)` \| .* \| \[(\w+\.py)\]\(examples/\2\) \|$", PAGE.read_text(), re.MULTILINE)
+    row = r"^\| .* \| `([^`]+)` \| .* \| \[(\w+\.py)\]\(examples/\2\) \|$"
+    rows = re.findall(row, read("docs/recipes.md"), re.MULTILINE)
     listed = [program for _, program in rows]
-    programs = {recipe.split()[0] for recipe in RECIPES}
-    assert sorted(listed) == sorted(programs)
-    assert {name for name in programs if name.startswith("with_")} == {file.name for file in EXAMPLES.glob("with_*.py")}
+    assert sorted(listed) == ["hello_http.py", *PROGRAMS]
+    assert sorted(file.name for file in EXAMPLES.glob("with_*.py")) == PROGRAMS
     for line, program in rows:
         assert line in (EXAMPLES / program).read_text()
 
@@ -312,7 +297,7 @@ def test_sockets_that_the_application_has_replaced_change_nothing(replace, spawn
         assert refusal.value.kind == "AddressInUseError"
         plain.kill()
         replaced.do("sock, guard = unixsock.bind_exclusive(path)", path=path)
-        if spawn:  # the waiting start has to let the other greenlet run, which closes the guard
+        if spawn:  # who waits has to let the other greenlet run, which closes the guard
             replaced.do(f"{spawn}(guard.close); sock, guard = unixsock.bind_exclusive(path, timeout=20)", path=path)
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
             client.connect(path)

@@ -14,12 +14,12 @@ import pytest
 
 import unixsock
 from children import PATIENCE
+from markdown import block, read
 from observed import as_root
 from programs import EXAMPLES, Connection, Program, end, refused, served_by, until_refused
 
-PAGE = (EXAMPLES.parent / "deployment.md").read_text(encoding="utf-8")
 EXEC_SERVER = str(EXAMPLES / "exec_server.py")
-LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", PAGE, re.MULTILINE)
+LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", block(read("docs/deployment.md"), "exec_server"), re.MULTILINE)
 assert len(LINES) == 3, "the page shows uvicorn, gunicorn and hypercorn"
 
 UNIT = (EXAMPLES / "app.service").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Programs that a test runs as a user would, and a client of those that serve HTTP."""
 
 import contextlib
+import errno
 import http.client
 import os
 import re
@@ -12,19 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import unixsock
 from children import PATIENCE, exit_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 # For what pages tell to type: python3 is the Python under test, where that goes by this name.
 AS_TYPED = {**os.environ, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
-
-
-def of_page(page, words):
-    """The one block of code in this page of docs that has these words."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    [code] = [code for code in re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if words in code]
-    return code
+# For a program that runs in another directory: PYTHONPATH may be relative.
+ELSEWHERE = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(unixsock.__file__))}
 
 
 class Program:
@@ -91,6 +88,31 @@ def refused(example, *arguments):
     return run.returncode, os.fsdecode(run.stderr)
 
 
+def taken_by(pid):
+    """What a refusal says of the owner, where the system reports its pid."""
+    return f"taken by pid {pid}" if os.path.exists("/proc/locks") else "in use"
+
+
+def assert_refused(owner, path, example, *arguments):
+    """A second copy says in one line that `owner` has the path, and exits with the status for a try later."""
+    status, errors = refused(example, path, *arguments)
+    assert status == os.EX_TEMPFAIL
+    assert re.fullmatch(rf"{re.escape(example)}: .*{taken_by(owner)}.*{re.escape(path)}.*\n", errors)
+
+
+def assert_says_what_is_wrong(example, *arguments):
+    """Without a path it shows how it is called; a path that cannot be had ends it with one line, and status 1."""
+    status, errors = refused(example)
+    assert status != 0
+    assert f"{example} " in errors
+    assert "PATH" in errors
+    assert "Traceback" not in errors
+    assert refused(example, "", *arguments) == (1, f"{example}: path is empty\n")
+    status, errors = refused(example, "/no\nwhere/a.sock", *arguments)
+    assert status == 1
+    assert re.fullmatch(rf"{re.escape(example)}: .*{os.strerror(errno.ENOENT)}.*\n", errors)
+
+
 class Connection(http.client.HTTPConnection):
     """http.client over a Unix-domain socket."""
 
@@ -111,6 +133,14 @@ def answer(path):
         response = connection.getresponse()
         assert response.status == 200
         return response.read().decode()
+
+
+def received(path):
+    """What the server at `path` sends to a client that says nothing."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(path)
+        return client.recv(100)
 
 
 def until_refused(path):
