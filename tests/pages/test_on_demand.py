@@ -4,11 +4,11 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sys
 
 import pytest
 
+from observed import leave_stale
 from programs import EXAMPLES, Program, end
 
 PROGRAM = str(EXAMPLES / "on_demand.py")
@@ -77,8 +77,7 @@ def calls(path):
 @pytest.mark.parametrize("stale", [False, True], ids=["cold", "on a stale socket file"])
 def test_of_twelve_clients_at_once_each_has_its_answer_from_the_one_daemon_and_refusals_are_logged(stale, path, calls):
     if stale:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(path)
+        leave_stale(path)
     words = {f"word{i}" for i in range(12)}
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(calls.client(word)) for word in words]
