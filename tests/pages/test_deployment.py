@@ -128,6 +128,28 @@ def test_exec_that_cannot_run_the_command_leaves_no_socket_file(command, status,
     assert not os.path.exists(path)
 
 
+REFUSALS = re.findall(r"^\| `([^`]*(?:taken|bound there|no socket file|denied)[^`]*)` \|", PAGE, re.MULTILINE)
+
+
+def test_the_messages_that_the_page_explains_are_those_of_the_reference():
+    reference = (EXAMPLES.parent / "reference.md").read_text(encoding="utf-8")
+    in_use = [message for message in REFUSALS if "denied" not in message]
+    assert len(in_use) == 6
+    for message in in_use:
+        assert message.removeprefix("Address already in use (").rstrip(")") in reference
+
+
+@as_root
+def test_permission_denied_says_whose_the_lock_file_is_or_the_directory(directory, user):
+    directory.chmod(0o755)
+    path = str(directory / "a.sock")
+    [of_root, cannot_make] = [message for message in REFUSALS if message.startswith("Permission denied")]
+    for message in (cannot_make, of_root):
+        with pytest.raises(ChildError, match=re.escape(message.replace("998", "65534").rstrip(" …"))):
+            user.do(BIND, path=path)
+        (directory / "a.sock.lock").touch(mode=0o600)
+
+
 has_tools = pytest.mark.skipif(not (shutil.which("fuser") and shutil.which("ss")), reason="no fuser or no ss")
 DATAGRAM = "sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); sock.bind(path)"
 
