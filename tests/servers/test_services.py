@@ -1,6 +1,7 @@
 """docs/deployment.md with what it names: uvicorn, gunicorn and hypercorn behind exec, nginx, runit, s6, supervisord."""
 
 import contextlib
+import grp
 import os
 import re
 import select
@@ -13,13 +14,14 @@ import sys
 import pytest
 
 import unixsock
-from children import PATIENCE
+from children import PATIENCE, Child
 from markdown import block, read
-from observed import as_root
+from observed import as_root, leave_stale
 from programs import EXAMPLES, Connection, Program, end, refused, served_by, until_refused
 
 EXEC_SERVER = str(EXAMPLES / "exec_server.py")
-LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", block(read("docs/deployment.md"), "exec_server"), re.MULTILINE)
+PAGE = read("docs/deployment.md")
+LINES = re.findall(r"^python exec_server\.py \S+ (.*)$", block(PAGE, "exec_server"), re.MULTILINE)
 assert len(LINES) == 3, "the page shows uvicorn, gunicorn and hypercorn"
 
 UNIT = (EXAMPLES / "app.service").read_text(encoding="utf-8")
@@ -40,7 +42,7 @@ SERVE = (
     "while True: client = sock.accept()[0]; client.recv(4096); client.send(b'HTTP/1.0 200 OK\\n\\n'); client.close()"
 )
 NGINX = """
-user daemon {group}; pid {place}/pid; error_log {place}/errors; events {{}}
+{user} pid {place}/pid; error_log {place}/errors; events {{}}
 http {{ access_log off; server {{ listen unix:{place}/front; location / {{ proxy_pass http://unix:{path}:/; }} }} }}
 """
 
@@ -129,25 +131,86 @@ def until_said(words, program):
         pass
 
 
-@as_root
-@pytest.mark.parametrize(("group", "status"), [("daemon", 200), ("nogroup", 502)])
-def test_nginx_connects_as_a_member_of_the_directorys_group(group, status, directory, user):
-    place, path = directory / "app", str(directory / "app" / "a.sock")
-    directory.chmod(0o755)
-    subprocess.run(["install", "-d", "-o", "nobody", "-g", "daemon", "-m", "2750", place], check=True)
-    user.do("sock, guard = unixsock.bind_exclusive(path, mode=0o660)", path=path)
-    user.start(SERVE)
-    (directory / "conf").write_text(NGINX.format(group=group, place=directory, path=path))
+# How the socket file gets its group: by the page's line, as root and as a member, or by a setgid directory.
+BIND_LINE = re.search(r"^sock, guard = .*group=.*$", PAGE, re.MULTILINE)[0].replace("www-data", "daemon")
+SETGID_LINE = re.search(r"^ *install -d .*$", PAGE, re.MULTILINE)[0].replace(" app ", " nobody ")
+MEMBER = "os.setgroups([group]); os.setgid(65534); os.setuid(65534)"
+WAYS = {
+    "group=, root": ("install -d -m 755 /run/app", "", BIND_LINE),
+    "group=, a member": ("install -d -o nobody -m 755 /run/app", MEMBER, BIND_LINE),
+    "a setgid directory": (
+        SETGID_LINE.replace("www-data", "daemon"),
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)",
+        "sock, guard = unixsock.bind_exclusive('/run/app/app.sock', mode=0o660)",
+    ),
+}
+
+
+@contextlib.contextmanager
+def nginx_status(directory, path, group):
+    """What nginx answers for the server at `path`; its workers have that group. And its error log."""
+    user = f"user daemon {group};" if os.geteuid() == 0 else ""
+    (directory / "conf").write_text(NGINX.format(user=user, place=directory, path=path))
     subprocess.run(
         ["nginx", "-c", directory / "conf"], capture_output=True, timeout=PATIENCE, check=True
     )  # it listens now
     try:
         with contextlib.closing(Connection(str(directory / "front"))) as client:
             client.request("GET", "/")
-            assert client.getresponse().status == status
-        assert ("13: Permission denied" in (directory / "errors").read_text()) == (status == 502)
+            yield client.getresponse().status, (directory / "errors").read_text()
     finally:
         end(int((directory / "pid").read_text()), signal.SIGTERM)
+
+
+@as_root
+@pytest.mark.parametrize(("group", "status"), [("daemon", 200), ("nogroup", 502)])
+@pytest.mark.parametrize("way", WAYS)
+def test_nginx_connects_only_as_a_member_of_the_socket_files_group(way, group, status, directory):
+    make_directory, give_up_root, bind = WAYS[way]
+    place = str(directory / "app")
+    directory.chmod(0o755)
+    subprocess.run(shlex.split(make_directory.replace("/run/app", place)), check=True, timeout=PATIENCE)
+    with Child() as server:
+        server.do(give_up_root, group=grp.getgrnam("daemon").gr_gid)
+        server.do(bind.replace("/run/app", place))
+        server.start(SERVE)
+        with nginx_status(directory, f"{place}/app.sock", group) as (answered, log):
+            assert answered == status
+            assert ("13: Permission denied" in log) == (status == 502)
+
+
+def leave_nothing(path, stack):
+    assert not os.path.exists(path)
+
+
+def leave_a_stale_file(path, stack):
+    leave_stale(path)
+
+
+def fill_the_queue(path, stack):
+    stack.enter_context(unixsock.bind_exclusive(path, mode=0o666, backlog=0)[1])
+    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+    client.connect(path)  # nobody accepts it
+
+
+LOGGED = {
+    "2: No such file or directory": leave_nothing,
+    "111: Connection refused": leave_a_stale_file,
+    "11: Resource temporarily unavailable": fill_the_queue,
+}
+
+
+@pytest.mark.parametrize("message", LOGGED)
+def test_nginx_logs_what_the_page_lists(message, path, directory):
+    assert f"| `{message}` |" in PAGE
+    directory.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        LOGGED[message](path, stack)
+        if os.path.exists(path):
+            os.chmod(path, 0o666)
+        with nginx_status(directory, path, "daemon") as (answered, log):
+            assert answered == 502
+            assert f"({message})" in log
 
 
 @pytest.mark.parametrize("supervisor", ["runsv", "s6-supervise", "supervisord"])
