@@ -2,7 +2,7 @@
 
 A relative path that is resolved again at each step means another file after chdir(2): servers leave their socket file
 behind, or delete another program's. Invariant: one absolute ``str`` serves every step and fits ``sun_path``.
-No file is touched here.
+Nothing is created here.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ def _bind(address: str, type: int, access: Access | None, backlog: int | None) -
             sock.listen() if backlog is None else sock.listen(backlog)
         return sock, guard  # noqa: TRY300 - an interrupt on the way out is undone, too
     except BaseException:
-        while held is not None and not held.closed:  # again, where a signal handler's error came before its first step
+        # Until it is closed: a signal handler's error at the entry of close() would leave it open.
+        while held is not None and not held.closed:
             errno_of(held.close)  # ignored: the first error says more
         raise

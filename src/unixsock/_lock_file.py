@@ -77,9 +77,8 @@ def _open(lock_path: str, *, create: bool) -> io.FileIO | None:
 
 def _lock_current_file(lock: io.FileIO, lock_path: str) -> bool:
     """Lock `lock`. False when it is not the file at `lock_path` any more."""
-    lock.name = (
-        lock_path  # for a ResourceWarning; with an opener, which would set it, FileIO makes one more system call
-    )
+    # For a ResourceWarning. An opener would set it, too, but then FileIO makes one more system call.
+    lock.name = lock_path
     file = os.fstat(lock.fileno())
     if not stat.S_ISREG(file.st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

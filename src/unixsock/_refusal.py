@@ -24,24 +24,18 @@ _SOCKETS, _HOLDERS = ("ss -xap", "fuser") if sys.platform in LINUX else ("lsof -
 
 _WITHOUT_LOCK = "its server does not use unixsock, closed or dropped its guard, lost its lock file, or is just exiting"
 
+_SANDBOX = "a sandbox may forbid such sockets"
+
 _DENIED = (errno.EACCES, errno.EPERM)
-# What socket(2) and bind(2) say where there can be no such socket. FAT, exFAT, rclone and sshfs hold none.
-_NO_SOCKETS = {
-    errno.EIO,
-    errno.ENXIO,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EAFNOSUPPORT,
-    errno.EPROTONOSUPPORT,
-    *_DENIED,
-}
+# What else socket(2) and bind(2) say where there can be no such socket. FAT, exFAT, rclone and sshfs hold none.
+_NO_SOCKETS = (errno.EIO, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 def in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
     """The error for a caller who does not wait any longer."""
     pid = _owner_pid(lock_path_of(address)) if isinstance(verdict, LockHeld) else None
     if is_abstract(address):
-        why = "the abstract name is taken"
+        why = f"the abstract name is taken; see {_SOCKETS}"
     elif isinstance(verdict, ServerBound):
         why = f"a socket is bound there, but nobody holds the lock: {_WITHOUT_LOCK}; see {_SOCKETS}"
     else:
@@ -54,7 +48,8 @@ def in_use(address: str, verdict: LockHeld | ServerBound) -> AddressInUseError:
 
 def explain(error: OSError, address: str) -> None:
     """Add to the system's words, in parentheses, what can be seen of the cause. Words of our own stay as they are."""
-    name_path(error, error.filename or address)  # a signal handler's error, taken for the system's, may name none
+    # What a signal handler raises with an errno is taken for the system's, and may name anything.
+    name_path(error, error.filename if error.filename in (address, lock_path_of(address)) else address)
     if error.errno is not None and error.strerror == os.strerror(error.errno):
         errno_of(_explain, error, address)  # ignored: what cannot be looked at is not told
 
@@ -63,7 +58,7 @@ def _taken_by(pid: int | None) -> str:
     if pid is None:
         return f"taken by another process or guard; see {_HOLDERS} on the lock file"
     if pid == os.getpid():
-        return f"taken by this process, pid {pid}, or a child that inherited its guard"
+        return f"taken by this process, pid {pid}, or by one that inherited its lock"
     if errno_of(os.kill, pid, 0) == errno.ESRCH:
         return f"taken by pid {pid}, which has exited; {_HOLDERS} on the lock file lists who holds it"
     return f"taken by pid {pid}"
@@ -104,7 +99,7 @@ def _facts(error: OSError, address: str) -> str:
     """What stat(2) shows that can explain `error`; empty if that is nothing."""
     code, file = error.errno, error.filename
     if is_abstract(address):
-        return "a sandbox may forbid Unix-domain sockets" if code in _NO_SOCKETS else ""
+        return _SANDBOX if code in _DENIED + _NO_SOCKETS else ""
     of_lock = file == lock_path_of(address)
     found = None if errno_of(os.lstat, file) else os.lstat(file)
     if of_lock and found and not stat.S_ISREG(found.st_mode):
@@ -114,12 +109,13 @@ def _facts(error: OSError, address: str) -> str:
     facts = [_blocked(file)]
     if code in _DENIED and not facts[0]:
         what = "the lock file" if of_lock else "the socket file"
-        facts.append(_owned(what, found) if found else f"uid {os.geteuid()} cannot make {what}")
-        facts.append(_owned("its directory", os.stat(os.path.dirname(file))))
+        facts.append(_owned(what, found) if found else f"this process runs as uid {os.geteuid()}")
+        facts.append(_owned("the directory", os.stat(os.path.dirname(file))))
         if of_lock and found and found.st_uid != os.geteuid():
             facts.append("that user's server may be running")
-    if code in _NO_SOCKETS and not of_lock and not (found and stat.S_ISSOCK(found.st_mode)):
-        facts.append("the filesystem may hold no sockets, or a sandbox forbids them")
+    is_socket = found is not None and stat.S_ISSOCK(found.st_mode)
+    if not of_lock and (code in _NO_SOCKETS or (code in _DENIED and not is_socket)):
+        facts.append(_SANDBOX if is_socket else f"the filesystem may hold no sockets, or {_SANDBOX}")
     return "; ".join(filter(None, facts))
 
 
@@ -127,6 +123,9 @@ def _blocked(file: str) -> str:
     """Which directory on the way to `file` is missing or cannot be searched; empty if none is."""
     for directory in [file[:end] for end, character in enumerate(file) if character == "/"]:
         code = errno_of(os.lstat, f"{directory}/.")
+        if code in (errno.ENOENT, errno.EACCES) and not errno_of(os.readlink, directory):
+            target = os.path.join(os.path.dirname(directory), os.readlink(directory), "")
+            return _blocked(target)  # the link itself is there
         if code == errno.ENOENT:
             return f"{directory!r} is missing"
         if code == errno.EACCES:

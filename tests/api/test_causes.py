@@ -53,7 +53,7 @@ def owned(what, bits):
     return f"{what} belongs to uid {ME} and has the bits {bits}"
 
 
-LOCK, SOCKET, DIRECTORY = "the lock file", "the socket file", "its directory"
+LOCK, SOCKET, DIRECTORY = "the lock file", "the socket file", "the directory"
 
 # What is set up by root, the path, the file that the error names, its errno, and what it says in parentheses.
 DENIED = [
@@ -69,7 +69,7 @@ DENIED = [
         "a.sock",
         "a.sock.lock",
         errno.EACCES,
-        [f"uid {USER} cannot make the lock file", owned(DIRECTORY, "0o755")],
+        [f"this process runs as uid {USER}", owned(DIRECTORY, "0o755")],
     ),
     (
         directory_that_may_not_be_searched,
@@ -119,7 +119,7 @@ def test_bits_that_forbid_their_owner_are_told(directory, path, user):
     user.do("os.close(os.open(path + '.lock', os.O_CREAT, 0))", path=path)
     error = error_of(user, path)
     assert (error.errno, error.filename) == (errno.EACCES, path + ".lock")
-    assert f"(the lock file belongs to uid {USER} and has the bits 0o0; its directory" in str(error)
+    assert f"(the lock file belongs to uid {USER} and has the bits 0o0; the directory" in str(error)
     assert "that user's server" not in str(error)
 
 
@@ -132,6 +132,23 @@ def test_a_directory_that_is_missing_is_named(directory, missing):
     assert failure.value.filename == path
 
 
+@as_root
+def test_a_link_on_the_way_is_followed_to_the_directory_that_is_missing_or_may_not_be_searched(directory, user):
+    directory.chmod(0o755)
+    (directory / "private").mkdir(mode=0o700)
+    (directory / "link").symlink_to("private/app")
+    (directory / "dangling").symlink_to(directory / "nowhere")
+    (directory / "loop").symlink_to("loop")
+    for name, words in {
+        "link": "/private' cannot be searched: ",
+        "dangling": "/nowhere' is missing",
+        "loop": "",
+    }.items():
+        error = error_of(user, f"{directory}/{name}/a.sock")
+        assert error.errno in (errno.EACCES, errno.ENOENT, errno.ELOOP)
+        assert (f"('{directory}{words}" if words else os.strerror(errno.ELOOP)) in str(error)
+
+
 NO_SOCKETS = ["EPERM", "EACCES", "EIO", "ENXIO", "EOPNOTSUPP", "ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT"]
 
 
@@ -139,11 +156,18 @@ NO_SOCKETS = ["EPERM", "EACCES", "EIO", "ENXIO", "EOPNOTSUPP", "ENOSYS", "EAFNOS
 @pytest.mark.parametrize("code", NO_SOCKETS)
 def test_where_there_can_be_no_socket_the_filesystem_or_a_sandbox_may_be_why(path, call, code):
     number = getattr(errno, code)
-    words = "the filesystem may hold no sockets, or a sandbox forbids them"
+    words = "the filesystem may hold no sockets, or a sandbox may forbid such sockets"
     with instead(call, fails_with(number)), pytest.raises(OSError, match=words) as failure:
         unixsock.bind_exclusive(path)
     assert (failure.value.errno, failure.value.filename) == (number, path)
-    assert ("its directory belongs to" in str(failure.value)) == (code in ("EPERM", "EACCES"))
+    assert ("the directory belongs to" in str(failure.value)) == (code in ("EPERM", "EACCES"))
+
+
+def test_where_a_stale_socket_file_stands_the_filesystem_does_hold_sockets(path):
+    leave_stale(path)
+    words = re.escape(f"{os.strerror(errno.EAFNOSUPPORT)} (a sandbox may forbid such sockets): ")
+    with instead("socket.socket", fails_with(errno.EAFNOSUPPORT)), pytest.raises(OSError, match=words):
+        unixsock.bind_exclusive(path)
 
 
 @on_linux
@@ -191,12 +215,14 @@ def test_a_look_that_fails_leaves_the_error_as_it_was(path, call):
 
 
 def test_a_handlers_error_with_an_errno_is_taken_for_the_systems_and_names_the_path(path):
-    def handle(_):
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    for named in ([], [b"elsewhere"], [9999]):
 
-    with before("os.open", handle), pytest.raises(ProcessLookupError) as failure:
-        unixsock.bind_exclusive(path)
-    assert failure.value.filename == path
+        def handle(_, named=named):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), *named)
+
+        with before("os.open", handle), pytest.raises(ProcessLookupError) as failure:
+            unixsock.bind_exclusive(path)
+        assert failure.value.filename == path
 
 
 def test_an_error_in_words_of_ours_gets_nothing_added(path):
