@@ -34,12 +34,12 @@ def serve(path: str) -> None:
     try:
         sock, guard = unixsock.bind_exclusive(path, mode=0o600)
     except (OSError, ValueError) as error:
-        print(f"pid {os.getpid()}: {error}", flush=True)
+        print(f"pid {os.getpid()}: {error}\n", end="", flush=True)  # in one write(2): others write this log, too
         sys.exit(os.EX_TEMPFAIL if isinstance(error, unixsock.AddressInUseError) else 1)
     with guard, socketserver.UnixStreamServer(path, Call, bind_and_activate=False) as server:
         server.socket.close()  # the server has made one of its own, which is not bound
         server.socket = sock
-        print(f"pid {os.getpid()} listens at {guard.address}", flush=True)
+        print(f"pid {os.getpid()} listens at {guard.address}\n", end="", flush=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         signal.sigwait({signal.SIGTERM})
         server.shutdown()
