@@ -23,7 +23,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
 # One that a file of ours can be given; where that is possible, another one than it has anyhow.
-OTHER_GROUP = 61002 if os.geteuid() == 0 else max(os.getegid(), *os.getgroups())
+OTHER_GROUP = 61002 if os.geteuid() == 0 else max([os.getegid(), *os.getgroups()])
 
 # What a Child is told to do.
 BIND = "sock, guard = unixsock.bind_exclusive(path)"
