@@ -140,7 +140,7 @@ WAYS = {
     "unixsock": (unixsock.bind_exclusive, close_with_unixsock),
     "its system calls in a row": (same_calls, close_same_calls),
     "filelock, unlink, bind": (with_filelock, close_with_filelock),
-    "six bare calls": (six_calls, close_six_calls),
+    "bare calls": (six_calls, close_six_calls),
 }
 *COMPARED, BARE = WAYS
 
@@ -182,7 +182,7 @@ def micros(seconds):
 
 
 def measure_starts(path):
-    """Print a row for each situation. Returns the ratios to the six bare calls, for each of the other ways."""
+    """Print a row for each situation. Returns the ratios to the bare calls, for each of the other ways."""
 
     def turn(before, bind, close, *, closed):
         before(path)
@@ -194,9 +194,9 @@ def measure_starts(path):
     chart = {}
     print("| |", " | ".join(COMPARED), "|\n| --- | --- | --- | --- |")
     for what, before, closed, most in (
-        ("a start", leave_nothing, False, 1.7),
-        ("a start after a crash", leave_stale, False, 4),
-        ("a start and its close", leave_nothing, True, 3.5),
+        ("starting", leave_nothing, False, 1.7),
+        ("starting after a crash", leave_stale, False, 4),
+        ("starting and closing", leave_nothing, True, 3.5),
     ):
         unixsocks, calls, filelocks, bare = (
             lambda way=way: turn(before, *way, closed=closed)  # noqa: B023 - called in this round
@@ -205,7 +205,7 @@ def measure_starts(path):
         these = in_turns(unixsocks, calls, bare)
         # Apart, since filelock leaves cold caches to what comes next.
         those = in_turns(filelocks, unixsocks, bare)
-        limited(f"{what}, against the six bare calls", ratio_of(these[0], these[2]), most=most)
+        limited(f"{what}, against the bare calls", ratio_of(these[0], these[2]), most=most)
         limited(f"{what}, against its system calls", ratio_of(these[0], these[1]), most=1.6)
         limited(f"{what}, filelock against unixsock", ratio_of(those[0], those[1]), least=2)
         pairs = [(these[0], these[2]), (these[1], these[2]), (those[0], those[2])]
@@ -316,7 +316,7 @@ def draw(chart):
     axes.invert_yaxis()
     axes.set_xlabel(f"time, in multiples of the {BARE}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("What a start costs: less is better")
+    figure.suptitle("What starting costs: less is better")
     figure.legend(loc="outside lower center", ncols=len(WAYS), frameon=False)
     figure.savefig(CHART, metadata={"Date": None})
 
