@@ -195,7 +195,7 @@ def measure_starts(path):
     print("| |", " | ".join(COMPARED), "|\n| --- | --- | --- | --- |")
     for what, before, closed, most in (
         ("starting", leave_nothing, False, 1.7),
-        ("starting after a crash", leave_stale, False, 4),
+        ("after a crash", leave_stale, False, 4),
         ("starting and closing", leave_nothing, True, 3.5),
     ):
         unixsocks, calls, filelocks, bare = (
