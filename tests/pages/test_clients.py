@@ -11,14 +11,15 @@ import pytest
 import unixsock
 from children import PATIENCE, Child
 from markdown import block, read
-from observed import leave_stale, on_linux
+from observed import full_queue, leave_stale, on_linux
 
 
 def connect(path, patience, sleep=time.sleep):
     """The page's client, which pauses by `sleep`."""
     waits = type("time", (), {"monotonic": staticmethod(time.monotonic), "sleep": staticmethod(sleep)})
-    names = {"socket": socket, "time": waits}
+    names = {}
     exec(block(read("docs/recipes.md"), "def connect(path"), names)
+    names["time"] = waits
     return names["connect"](path, patience)
 
 
@@ -48,6 +49,16 @@ def test_a_client_waits_for_the_server_and_not_for_the_file(file, path):
             client.sendall(b"!")
             with sock.accept()[0] as accepted:
                 assert accepted.recv(1) == b"!"
+
+
+@on_linux  # where a full queue is EAGAIN
+def test_a_client_waits_for_room_in_a_full_queue_but_not_longer_than_its_patience(path):
+    sock, guard = unixsock.bind_exclusive(path, backlog=0)
+    with guard, full_queue(path):
+        with pytest.raises(BlockingIOError):
+            connect(path, 0)
+        with connect(path, PATIENCE, lambda _: sock.accept()[0].close()) as client:
+            assert client.getblocking()
 
 
 @on_linux  # whose errors these are

@@ -12,11 +12,8 @@ import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
-import time
-import types
 from pathlib import Path
 
 import pytest
@@ -291,7 +288,7 @@ def test_a_block_of_the_page_that_no_test_asks_for_runs_as_it_stands(directory, 
 
 
 def test_a_loop_that_forks_and_accepts_serves_on_without_its_first_process(path):
-    code = f"import os, unixsock; path = {path!r}\n" + block(PAGE, "in range(3)")
+    code = f"path = {path!r}\n" + block(PAGE, "in range(3)")
     with Program([sys.executable, "-c", code]) as parent:
         while True:
             with (
@@ -328,7 +325,7 @@ def test_a_closed_asyncio_server_leaves_the_socket_file_to_the_other_workers(pat
 
 
 def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
-    listener = run(block(PAGE, "class UnixListener"), unixsock=unixsock)["UnixListener"](path)
+    listener = run(block(PAGE, "class UnixListener"))["UnixListener"](path)
     with pytest.raises(unixsock.AddressInUseError):
         unixsock.bind_exclusive(path)
     listener.close()
@@ -336,7 +333,7 @@ def test_a_frameworks_listener_is_alone_and_gives_the_path_up_at_close(path):
 
 
 def test_a_wait_in_asyncio_ends_with_the_refusal_and_with_the_owner_and_can_be_cancelled(path):
-    names = run(block(PAGE, "bind_when_free"), asyncio=asyncio, time=time, unixsock=unixsock)
+    names = run(block(PAGE, "bind_when_free"))
     bind_when_free = names["bind_when_free"]
 
     async def wait():
@@ -354,7 +351,7 @@ def test_a_wait_in_asyncio_ends_with_the_refusal_and_with_the_owner_and_can_be_c
 
 def test_a_server_can_ask_whether_the_socket_file_is_still_its_own(path):
     with unixsock.bind_exclusive(path)[1] as guard:
-        still_ours = run(block(PAGE, "still_ours"), os=os, guard=guard)["still_ours"]
+        still_ours = run(block(PAGE, "still_ours"), guard=guard)["still_ours"]
         assert still_ours()
         os.unlink(path)
         assert not still_ours()
@@ -367,16 +364,15 @@ WAITS = ["sock.accept()", "select.select([sock], [], [])", "(poll := select.poll
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_fixture_wakes_the_thread_of_its_server(wait):
+def test_a_fixture_wakes_the_thread_of_its_server(wait, monkeypatch):
     def serve(sock):
         with contextlib.suppress(OSError):
             eval(wait, {"sock": sock, "select": select})
             sock.accept()
 
-    parts = {"tempfile": tempfile, "threading": threading, "socket": socket, "unixsock": unixsock, "serve": serve}
-    server = run(
-        block(PAGE, "pytest.fixture"), pytest=types.SimpleNamespace(fixture=contextlib.contextmanager), **parts
-    )
+    with monkeypatch.context() as patched:
+        patched.setattr(pytest, "fixture", contextlib.contextmanager)
+        server = run(block(PAGE, "pytest.fixture"), serve=serve)
     with server["server"]() as address:
         assert os.path.exists(address)
     assert not os.path.exists(address)

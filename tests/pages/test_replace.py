@@ -1,6 +1,5 @@
 """The newcomer that replaces the owner, as recipes.md has it: the owner leaves, or keeps the path."""
 
-import contextlib
 import os
 import socket
 
@@ -9,9 +8,10 @@ import pytest
 import unixsock
 from children import PATIENCE, Child
 from markdown import block, read
+from observed import full_queue, on_linux
 
 CODE = block(read("docs/recipes.md"), "def bind_or_replace")
-BIND = f"import contextlib\n{CODE}\nsock, guard = bind_or_replace(path)"
+BIND = f"{CODE}\nsock, guard = bind_or_replace(path)"
 # Serves until it is asked to leave.
 SERVE = """
 while not guard.closed:
@@ -35,7 +35,7 @@ def asked(path):
 
 
 def bind_or_replace(path, timeout):
-    names = {"contextlib": contextlib, "socket": socket, "unixsock": unixsock}
+    names = {}
     exec(CODE, names)
     return names["bind_or_replace"](path, timeout)
 
@@ -60,6 +60,17 @@ def test_a_newcomer_that_meets_a_killed_owner_binds(path):
 
 def test_an_owner_that_does_not_leave_keeps_the_path(path):
     with unixsock.bind_exclusive(path)[1], pytest.raises(unixsock.AddressInUseError) as refusal:
+        bind_or_replace(path, 0.05)
+    assert refusal.value.filename == path
+
+
+@on_linux  # where a full queue is EAGAIN
+def test_an_owner_whose_queue_is_full_keeps_the_path_and_a_newcomer_does_not_wait_for_room(path):
+    with (
+        unixsock.bind_exclusive(path, backlog=0)[1],
+        full_queue(path),
+        pytest.raises(unixsock.AddressInUseError) as refusal,
+    ):
         bind_or_replace(path, 0.05)
     assert refusal.value.filename == path
 

@@ -14,9 +14,19 @@ import pytest
 
 import unixsock
 from children import PATIENCE, Child, ChildError
-from markdown import read
+from markdown import block, read
 from observed import mode_of
-from programs import EXAMPLES, Connection, Program, answer, assert_refused, assert_says_what_is_wrong, until_refused
+from programs import (
+    ELSEWHERE,
+    EXAMPLES,
+    Connection,
+    Program,
+    answer,
+    assert_refused,
+    assert_says_what_is_wrong,
+    served_by,
+    until_refused,
+)
 
 # Each program, and the module that it needs beside us.
 RECIPES = {
@@ -259,6 +269,26 @@ def test_workers_that_outlive_a_killed_gunicorn_keep_path_and_lock_until_they_en
         server.wait()  # for the end of its output, and so of all who hold that
     with serving(recipe, path) as server:
         assert_answers(server, recipe, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_pages_program_for_uvicorn_is_alone_and_ends_cleanly(number, path, directory):
+    needs("with_uvicorn.py")
+    hello = (EXAMPLES / "with_uvicorn.py").read_text().partition("async def hello(")
+    (directory / "myapp.py").write_text(f"{hello[0]}async def app({hello[2].partition('def main(')[0]}")
+    code = block(read("docs/recipes.md"), "from myapp import app")
+    code = code.replace("app.sock", path).replace("timeout=5", "timeout=0")
+    (directory / "serve.py").write_text(code.replace("    uvicorn.S", "    print('bound', flush=True)\n    uvicorn.S"))
+    command = [sys.executable, "serve.py"]
+    with Program(command, cwd=directory, env=ELSEWHERE) as server:
+        assert server.line() == "bound"
+        assert served_by(path) == server.pid
+        with Program(command, cwd=directory, env=ELSEWHERE) as copy:
+            status, errors = copy.wait()
+            assert status == 1
+            assert re.fullmatch(rf"not started: .*taken by pid {server.pid}\b.*\n", errors)
+        assert server.end(number)[0] == 0
+    assert not os.path.exists(path)
 
 
 def test_every_recipe_is_tried_and_stands_in_the_table_with_a_line_that_it_has():

@@ -162,3 +162,15 @@ def open_descriptors():
             continue  # the descriptor of the listing itself
         found[number] = os.readlink(f"/proc/self/fd/{number}") if where.startswith("/proc") else ""
     return found
+
+
+@contextlib.contextmanager
+def full_queue(path):
+    """Clients that nobody accepts, as many as the queue at `path` has room for."""
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(0)
+                client.connect(path)
+        yield
