@@ -190,7 +190,10 @@ REFUSALS = {
     "this process took the lock": ("", BIND),
     "children of that process still hold the lock": (BIND, ""),
     "the lock is held, but the system does not report who took it": (BIND, "os.readlink = lambda path: ''"),
-    "the message lists the possible causes": ("sock = socket.socket(socket.AF_UNIX); sock.bind(path)", ""),
+    "often your own server: it dropped or closed the guard, and a thread or a worker still has the socket": (
+        "sock = socket.socket(socket.AF_UNIX); sock.bind(path)",
+        "",
+    ),
     "a socket of the same type has the name": (BIND, ""),
 }
 [MISSING] = re.findall(r"`(; no socket file [^`]+)`", PAGE)
