@@ -154,10 +154,12 @@ def bind_until_interrupted(path, number):
         guard.close()
 
 def left(path, number):
+    global times
     try:
         bind_until_interrupted(path, number)
     except KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    times = 0  # an alarm can be on its way
     gc.collect() if pypy else None
     stale = os.path.exists(path)
     try:
@@ -182,6 +184,7 @@ def left(path):
     except KeyboardInterrupt:
         pass
     signal.setitimer(signal.ITIMER_REAL, 0)
+    times = 0
     guard.close()
     sock.close()
     gc.collect() if pypy else None
