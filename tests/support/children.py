@@ -123,7 +123,10 @@ def exit_of(pid):
     if hasattr(os, "pidfd_open"):
         return open(os.pidfd_open(pid), "rb", buffering=0)
     pidfd_open = 434  # PyPy has no name for it; the number is the same on every machine
-    return open(ctypes.CDLL(None).syscall(pidfd_open, pid, 0), "rb", buffering=0)
+    number = ctypes.CDLL(None, use_errno=True).syscall(pidfd_open, pid, 0)
+    if number < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return open(number, "rb", buffering=0)
 
 
 # From here on: what the child does.
