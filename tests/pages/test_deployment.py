@@ -65,18 +65,16 @@ def test_systemd_finds_nothing_in_the_unit():
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")  # it exits 0 after a warning, too
 
 
+def test_the_page_shows_the_unit_without_its_comments():
+    lines = (EXAMPLES / "app.service").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert block(PAGE, "[Unit]") == "".join(line for line in lines if not line.startswith("#"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_asyncio_server_with_the_pages_lines_ends_cleanly(number, path):
-    program = f"""
-import asyncio, signal, sys, unixsock
-handler = lambda reader, writer: writer.close()
-{block(PAGE, "add_signal_handler")}
-sock, guard = unixsock.bind_exclusive(sys.argv[1])
-with guard:
-    print("bound", flush=True)
-    asyncio.run(serve(sock))
-"""
-    with Program([sys.executable, "-c", program, path]) as server, socket.socket(socket.AF_UNIX) as client:
+    program = block(PAGE, "add_signal_handler").replace("/run/app/app.sock", path)
+    program = program.replace("with guard:\n", "with guard:\n    print('bound', flush=True)\n")
+    with Program([sys.executable, "-c", program]) as server, socket.socket(socket.AF_UNIX) as client:
         assert server.line() == "bound"
         client.connect(path)
         assert client.recv(1) == b""  # it serves, so it has set its handlers

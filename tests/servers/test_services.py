@@ -225,9 +225,10 @@ def test_a_supervisor_starts_it_again_after_status_75_until_the_owner_has_ended(
     for name, text in {"run": f"exec {command}", "finish": 'echo "status $1"'}.items():
         (directory / name).write_text(f"#!/bin/sh\n{text}\n")
         (directory / name).chmod(0o755)
+    program = block(PAGE, "[program:app]").replace("/usr/bin/python3 serve.py /run/app/app.sock", command)
+    program = program.replace("directory=/opt/app\nuser=app\n", "startretries=0\n")
     (directory / "conf").write_text(
-        f"[supervisord]\nnodaemon=true\nlogfile={directory}/log\npidfile={directory}/pid\n"
-        f"[program:app]\ncommand={command}\nstartretries=0\n"
+        f"[supervisord]\nnodaemon=true\nlogfile={directory}/log\npidfile={directory}/pid\n{program}"
     )
     arguments = ["-c", str(directory / "conf")] if supervisor == "supervisord" else [str(directory)]
     with unixsock.bind_exclusive(path)[1] as guard, Program([supervisor, *arguments]) as running:
