@@ -99,10 +99,12 @@ def checked_access(mode: int | None, group: str | int | None) -> Access | None:
 
 
 def checked_backlog(backlog: int | None) -> int | None:
-    number = 0 if backlog is None else _integer("backlog", backlog)
-    if not -(2**31) <= number < 2**31:
-        raise OverflowError(f"backlog must fit a C int, -2**31 to 2**31 - 1, not {number}")
-    return None if backlog is None else number
+    if backlog is None:
+        return None
+    backlog = _integer("backlog", backlog)
+    if not -(2**31) <= backlog < 2**31:
+        raise OverflowError(f"backlog must fit a C int, -2**31 to 2**31 - 1, not {backlog}")
+    return backlog
 
 
 def checked_timeout(timeout: float | None) -> float:

@@ -13,7 +13,6 @@ import socket
 import time
 
 from unixsock import _arguments as arguments
-from unixsock._arguments import Access
 from unixsock._errors import errno_of
 from unixsock._guard import Guard
 from unixsock._lock_file import LockHeld, acquire
@@ -120,7 +119,7 @@ def bind_abstract(
 
 
 def _bind_once_free(
-    address: str, type: int, access: Access | None, backlog: int | None, timeout: float
+    address: str, type: int, access: arguments.Access | None, backlog: int | None, timeout: float
 ) -> tuple[socket.socket, Guard]:
     """Try until `address` is free, or for `timeout` seconds. Nothing is held between two tries."""
     deadline = time.monotonic() + timeout
@@ -139,7 +138,7 @@ def _bind_once_free(
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _bind(address: str, type: int, access: Access | None, backlog: int | None) -> tuple[socket.socket, Guard]:
+def _bind(address: str, type: int, access: arguments.Access | None, backlog: int | None) -> tuple[socket.socket, Guard]:
     """One try, step by step as docs/protocol.md has it. LockHeld or ServerBound when the address has an owner."""
     lock = None if arguments.is_abstract(address) else acquire(address, create=True)
     held: io.FileIO | Guard | None = lock  # what undoing has to close
