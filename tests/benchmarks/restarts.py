@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from programs import EXAMPLES, Connection, Program, served_by
+from programs import EXAMPLES, Connection, Program, WithoutPause, served_by
 
 NGINX = """
 daemon off; pid {place}/pid; error_log {place}/errors; events {{}}
@@ -71,37 +71,28 @@ class Copies:
             program.wait()
 
 
-class Clients:
+class Clients(WithoutPause):
     """Clients that ask without a pause until the end of the with statement."""
 
     def __init__(self, front, method):
+        super().__init__(*4 * [self._ask])
         self.answers = collections.Counter()  # by status, or by the error that there was instead
         self.pause = 0.0  # seconds, the longest in which nobody was answered 200
         self._front, self._method = front, method
-        self._over = threading.Event()
         self._last = time.monotonic()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
 
     def __exit__(self, *exc_info):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__exit__(*exc_info)
         self.pause = max(self.pause, time.monotonic() - self._last)
 
     def _ask(self):
-        while not self._over.is_set():
-            answer, now = self._answer(), time.monotonic()
-            with self._lock:
-                self.answers[answer] += 1
-                if answer == 200:
-                    self.pause = max(self.pause, now - self._last)
-                    self._last = now
+        answer, now = self._answer(), time.monotonic()
+        with self._lock:
+            self.answers[answer] += 1
+            if answer == 200:
+                self.pause = max(self.pause, now - self._last)
+                self._last = now
 
     def _answer(self):
         try:

@@ -14,7 +14,7 @@ import pytest
 import unixsock
 from children import PATIENCE, exit_of
 from observed import BOUND
-from programs import EXAMPLES, Program, answer, end, served_by, slow_request
+from programs import EXAMPLES, Program, WithoutPause, answer, end, served_by, slow_request
 
 UPGRADE = EXAMPLES / "upgrade.py"
 
@@ -35,27 +35,16 @@ def upgraded(server, version):
     return new
 
 
-class Crowd:
+class Crowd(WithoutPause):
     """Clients that ask, and one that tries to bind, without a pause until the end of the with statement."""
 
     def __init__(self, path):
+        super().__init__(*4 * [self._ask], self._bind)
         self._path = path
         self.answers = collections.Counter()  # by pid
         self.refused, self.lost = [], []  # clients that could not connect, and those that got no whole answer
         self.not_refused = 0  # times that the path could be bound, or that nobody held the lock
         self._changed = threading.Condition()
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=act) for act in (*4 * [self._ask], self._bind)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for(self, pid):
         """Until `pid` has answered somebody."""
@@ -63,10 +52,6 @@ class Crowd:
             assert self._changed.wait_for(lambda: pid in self.answers, PATIENCE), f"pid {pid} answers nobody"
 
     def _ask(self):
-        while not self._over.is_set():
-            self._ask_once()
-
-    def _ask_once(self):
         try:
             pid = served_by(self._path)
         except (ConnectionRefusedError, FileNotFoundError) as error:
@@ -79,13 +64,14 @@ class Crowd:
                 self._changed.notify_all()
 
     def _bind(self):
-        while not self._over.wait(0.001):  # or the clients would hardly get a turn
-            try:
-                unixsock.bind_exclusive(self._path)[1].close()
-            except unixsock.AddressInUseError as error:
-                if BOUND not in str(error):  # the lock is held all the time
-                    continue
-            self.not_refused += 1
+        if self._over.wait(0.001):  # or the clients would hardly get a turn
+            return
+        try:
+            unixsock.bind_exclusive(self._path)[1].close()
+        except unixsock.AddressInUseError as error:
+            if BOUND not in str(error):  # the lock is held all the time
+                return
+        self.not_refused += 1
 
 
 @pytest.mark.deadline(180)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,28 @@ class Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
+
+
+class WithoutPause:
+    """Each of the functions again and again, in a thread of its own, until the end of the with statement."""
+
+    def __init__(self, *functions):
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._repeat, args=[function]) for function in functions]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self, function):
+        while not self._over.is_set():
+            function()
 
 
 def answer(path):
