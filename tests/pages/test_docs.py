@@ -28,10 +28,11 @@ RUN_ELSEWHERE = {
 
 # The others have commands for people who work on the package. These are tried here: tests are collected, not run.
 COMMANDS = [
-    (page, re.sub(r" +#.*", "", line))
+    (page, re.sub(r" +#.*", "", line).strip())
     for page, kind, text in BLOCKS
     if kind == "sh" and page not in RUN_ELSEWHERE
     for line in text.splitlines()
+    if line.strip() not in TEXT["README.md"]  # those are run by .ci/run
 ]
 
 
