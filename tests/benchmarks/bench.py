@@ -138,7 +138,7 @@ def unlink_and_bind(path):
 
 WAYS = {
     "unixsock": (unixsock.bind_exclusive, close_with_unixsock),
-    "its system calls in a row": (same_calls, close_same_calls),
+    "its system calls alone": (same_calls, close_same_calls),
     "filelock, unlink, bind": (with_filelock, close_with_filelock),
     "bare calls": (six_calls, close_six_calls),
 }
@@ -316,7 +316,7 @@ def draw(chart):
     axes.invert_yaxis()
     axes.set_xlabel(f"time, in multiples of the {BARE}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("What starting costs: less is better")
+    figure.suptitle("What starting and closing cost: less is better")
     figure.legend(loc="outside lower center", ncols=len(WAYS), frameon=False)
     figure.savefig(CHART, metadata={"Date": None})
 

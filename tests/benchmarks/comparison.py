@@ -248,7 +248,7 @@ def fork(scene):
     """A forked child cleans up: what becomes of the parent."""
     done = scene.serving("first").answer("fork")
     if done is None:
-        return "?"
+        return "n/a"
     if not os.path.exists(scene.path):
         return "file removed"
     if ask(scene.path) != "first":
@@ -265,7 +265,7 @@ def bits(scene):
     if seen["umask"] != UMASK:
         return f"{mode:o}, umask changed"
     earlier = [f"{was:o} {'while' if listening else 'before'} listening" for was, listening in seen["before"]]
-    return ", ".join([f"{mode:o}", *earlier])
+    return ", then ".join([*earlier, f"{mode:o}"])
 
 
 COLUMNS = [second, crash, file, race, unready, busy, chdir, fork, bits]

@@ -56,7 +56,7 @@ def test_the_code_serves_clients_a_second_copy_prints_what_stands_there_and_the_
     run = {"cwd": directory, "env": ELSEWHERE}
     argv = [sys.executable, "-u", str(program)]  # -u: its line comes at once through a pipe, too
     with Program(argv, **run) as first:
-        assert first.line() == f"listening at {path}"
+        assert first.line() == f"listening on {path}"
         second = subprocess.run(argv, **run, capture_output=True, timeout=PATIENCE, check=False, text=True)
         refusal = REFUSAL.replace("/tmp/greet.sock", path).replace("pid 7101", f"pid {first.pid}")
         assert (second.returncode, second.stderr) == (1, refusal)
@@ -64,7 +64,7 @@ def test_the_code_serves_clients_a_second_copy_prints_what_stands_there_and_the_
         first.end(signal.SIGKILL)
     assert os.path.exists(path)
     with Program(argv, **run) as third:
-        assert third.line() == f"listening at {path}"
+        assert third.line() == f"listening on {path}"
         assert received(path) == b"hello\n"
         third.end(signal.SIGINT)
     assert not os.path.exists(path)
