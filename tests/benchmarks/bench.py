@@ -140,9 +140,9 @@ WAYS = {
     "unixsock": (unixsock.bind_exclusive, close_with_unixsock),
     "its system calls alone": (same_calls, close_same_calls),
     "filelock, unlink, bind": (with_filelock, close_with_filelock),
-    "bare calls": (six_calls, close_six_calls),
+    "baseline": (six_calls, close_six_calls),
 }
-*COMPARED, BARE = WAYS
+*COMPARED, BASELINE = WAYS
 
 
 def leave_nothing(path):
@@ -182,7 +182,7 @@ def micros(seconds):
 
 
 def measure_starts(path):
-    """Print a row for each situation. Returns the ratios to the bare calls, for each of the other ways."""
+    """Print a row for each situation. Returns the ratios to the baseline, for each of the other ways."""
 
     def turn(before, bind, close, *, closed):
         before(path)
@@ -198,14 +198,14 @@ def measure_starts(path):
         ("after a crash", leave_stale, False, 4),
         ("starting and closing", leave_nothing, True, 3.5),
     ):
-        unixsocks, calls, filelocks, bare = (
+        unixsocks, calls, filelocks, baseline = (
             lambda way=way: turn(before, *way, closed=closed)  # noqa: B023 - called in this round
             for way in WAYS.values()
         )
-        these = in_turns(unixsocks, calls, bare)
+        these = in_turns(unixsocks, calls, baseline)
         # Apart, since filelock leaves cold caches to what comes next.
-        those = in_turns(filelocks, unixsocks, bare)
-        limited(f"{what}, against the bare calls", ratio_of(these[0], these[2]), most=most)
+        those = in_turns(filelocks, unixsocks, baseline)
+        limited(f"{what}, against the baseline", ratio_of(these[0], these[2]), most=most)
         limited(f"{what}, against its system calls", ratio_of(these[0], these[1]), most=1.6)
         limited(f"{what}, filelock against unixsock", ratio_of(those[0], those[1]), least=2)
         pairs = [(these[0], these[2]), (these[1], these[2]), (those[0], those[2])]
@@ -311,10 +311,10 @@ def draw(chart):
     for place, (way, ratios) in enumerate(zip(COMPARED, zip(*chart.values()))):
         bars = axes.barh([row + place * height for row in range(len(chart))], ratios, 0.9 * height, label=way)
         axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.axvline(1, color="black", linewidth=0.8, label=f"1: {BARE}")
+    axes.axvline(1, color="black", linewidth=0.8, label=f"1: {BASELINE}")
     axes.set_yticks([row + height for row in range(len(chart))], chart)
     axes.invert_yaxis()
-    axes.set_xlabel(f"time, in multiples of the {BARE}")
+    axes.set_xlabel(f"time, in multiples of the {BASELINE}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("What starting and closing cost: less is better")
     figure.legend(loc="outside lower center", ncols=len(WAYS), frameon=False)
