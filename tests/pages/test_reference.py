@@ -103,10 +103,10 @@ CAUSES = {
     "the path is too long": "path = path.ljust(108, 'x')",
     "the directory is missing": "path += '/missing/a.sock'",
     "`mode` or `group` needs `/proc`, which is missing": "os.chmod = answer; options = {'mode': 0o777}",
-    "the filesystem has no locks, or no more of them; no weaker kind of lock is tried": "fcntl.flock = answer",
+    "the filesystem does not support locks, or has run out of them; no weaker kind of lock is tried": "fcntl.flock = answer",
     "a part of the directory's path is a file": "open(path, 'x').close(); path += '/a.sock'",
     "the lock file is a socket": "stale(path + '.lock')",
-    "the stale socket file is another user's, in a sticky directory": "stale(path); os.rename = answer",
+    "the stale socket file belongs to another user, and the directory is sticky": "stale(path); os.rename = answer",
     "you are neither a member of `group` nor root": "options = {'mode': 0o660, 'group': other}",
     "`mode` or `group` was set without effect": "os.chmod = ignored; options = {'mode': 0o777}",
     "the filesystem is read-only": "os.open = answer",
@@ -139,7 +139,7 @@ except OSError as error:
 ERRORS = [
     (function.__name__, int(name) if name.isdigit() else getattr(errno, name), *row[1:4])
     for function in FUNCTIONS
-    for row in rows(f"Errors of {function.__name__}")
+    for row in rows(f"Errors from {function.__name__}")
     for name in re.findall(r"\w+", row[0])
 ]
 CLASSES = {name: kind for kind, names in re.findall(r"`(\w+)` \((E[A-Z, ]+)\)", PAGE) for name in names.split(", ")}
@@ -148,7 +148,7 @@ CLASSES = {name: kind for kind, names in re.findall(r"`(\w+)` \((E[A-Z, ]+)\)", 
 def test_the_causes_are_those_that_are_met_and_sorted_by_errno():
     assert {cause for _, _, cause, *_ in ERRORS} == {*CAUSES}
     for function in FUNCTIONS:
-        cells = [row[0].strip("`") for row in rows(f"Errors of {function.__name__}")]
+        cells = [row[0].strip("`") for row in rows(f"Errors from {function.__name__}")]
         assert cells == sorted(cells, key=lambda cell: cell.partition("`")[0])
 
 
@@ -169,7 +169,7 @@ def test_an_error_is_met_as_its_row_says(directory, user, function, code, cause,
 
 
 @on_linux
-@pytest.mark.parametrize(("state", "call", "raised"), rows("Errors of a guard"))
+@pytest.mark.parametrize(("state", "call", "raised"), rows("Errors from a guard"))
 def test_an_error_of_a_guard_is_met_as_its_row_says(path, state, call, raised):
     sock, guard = (unixsock.bind_abstract if "abstract" in state else unixsock.bind_exclusive)(path)
     if "is closed" in state:
