@@ -103,7 +103,7 @@ CAUSES = {
     "the path is too long": "path = path.ljust(108, 'x')",
     "the directory is missing": "path += '/missing/a.sock'",
     "`mode` or `group` needs `/proc`, which is missing": "os.chmod = answer; options = {'mode': 0o777}",
-    "the filesystem does not support locks, or has run out of them; no weaker kind of lock is tried": "fcntl.flock = answer",
+    "the filesystem does not support locks, or has run out of them": "fcntl.flock = answer",
     "a part of the directory's path is a file": "open(path, 'x').close(); path += '/a.sock'",
     "the lock file is a socket": "stale(path + '.lock')",
     "the stale socket file belongs to another user, and the directory is sticky": "stale(path); os.rename = answer",
