@@ -139,6 +139,7 @@ def interrupt(number, frame):
         raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
+gc.collect()  # PyPy drops what a handler raises in the weakref callbacks that the imports have left
 """
 
 BINDS = """
@@ -157,8 +158,12 @@ def left(path, number):
     global times
     try:
         bind_until_interrupted(path, number)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        # If the second alarm comes while the exception of the first is made, CPython raises, once in a great many:
+        # "SystemError: <class 'KeyboardInterrupt'> returned a result with an exception set".
+        if type(error) is SystemError and type(error.__cause__) is not KeyboardInterrupt:
+            raise
     times = 0  # an alarm can be on its way
     gc.collect() if pypy else None
     stale = os.path.exists(path)
