@@ -49,10 +49,10 @@ def acquire(path: str, *, create: bool) -> io.FileIO:
                 return lock
         except BaseException as error:
             # Dropping the file is not enough: whoever keeps the error also keeps this frame, and so the file.
-            errno_of(lock.close)
+            errno_of(lock.close)  # ignored: the first error says more
             name_path(error, lock_path)
             raise
-        errno_of(lock.close)
+        errno_of(lock.close)  # ignored: this lock file has been replaced, and a lock on it excludes nobody
     raise OSError(errno.EBUSY, "Lock file keeps being removed; find and stop the program that does this", lock_path)
 
 
