@@ -158,12 +158,14 @@ def left(path, number):
     global times
     try:
         bind_until_interrupted(path, number)
-    except (KeyboardInterrupt, SystemError) as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        # If the second alarm comes while the exception of the first is made, CPython raises, once in a great many:
-        # "SystemError: <class 'KeyboardInterrupt'> returned a result with an exception set".
-        if type(error) is SystemError and type(error.__cause__) is not KeyboardInterrupt:
+    except KeyboardInterrupt:
+        pass
+    except SystemError as error:
+        # CPython, once in a great many, if the second alarm comes while the exception of the first is made:
+        # "<class 'KeyboardInterrupt'> returned a result with an exception set".
+        if type(error.__cause__) is not KeyboardInterrupt:
             raise
+    signal.setitimer(signal.ITIMER_REAL, 0)
     times = 0  # an alarm can be on its way
     gc.collect() if pypy else None
     stale = os.path.exists(path)

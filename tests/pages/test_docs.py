@@ -32,7 +32,7 @@ COMMANDS = [
     for page, kind, text in BLOCKS
     if kind == "sh" and page not in RUN_ELSEWHERE
     for line in text.splitlines()
-    if line.strip() not in TEXT["README.md"]  # those are run by .ci/run
+    if line.strip() not in TEXT["README.md"].splitlines()  # those are run by .ci/run
 ]
 
 
